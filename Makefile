@@ -17,7 +17,7 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "pds needs Python 3.11 or newer: run make PYTHON=<path to it>." >&2; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,toybox]'
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,toybox,colmap]'
 	@touch $@
 
 demo: $(STAMP) ## edit the figurine by text with PDS, and say where the report is (PROMPT=…)

@@ -63,12 +63,26 @@ class EditConfig(CommonConfig):
     early_stop: EarlyStopConf = field(default_factory=EarlyStopConf)
     checkpoint_every: int = 100
     render_every: int = 25
+    turntable: int = 24
     scene: Any = MISSING
     representation: Any = MISSING
     backbone: Any = MISSING
     loss: Any = MISSING
     optimizer: Any = MISSING
+    refine: Any = None
     logger: Any = MISSING
+
+
+@dataclass
+class FitConfig(CommonConfig):
+    """`pds fit`."""
+
+    source: str | None = None
+    checkpoint_every: int = 100
+    render_every: int = 50
+    scene: Any = MISSING
+    representation: Any = MISSING
+    refine: Any = None  # some scenes choose one for `pds edit`; not used here
 
 
 @dataclass
@@ -169,6 +183,47 @@ class CompareConfig(CommonConfig):
 
 
 @dataclass
+class ImportConfig(CommonConfig):
+    """`pds import`."""
+
+    images: str = MISSING
+    matching: str = "exhaustive"
+    overlap: int = 10
+    camera_model: str = "OPENCV"
+    max_size: int | None = 1600
+
+
+@dataclass
+class RenderConfig(CommonConfig):
+    """`pds render`."""
+
+    run: str = MISSING
+    path: str = MISSING
+    frames: int | None = None
+    size: int | None = None
+    fps: float = MISSING
+    depth: bool = MISSING
+    elevation: float | None = None
+    start: float = MISSING
+    sweep: float | None = None
+
+
+@dataclass
+class ExportConfig(CommonConfig):
+    """`pds export`."""
+
+    run: str = MISSING
+    format: str = MISSING
+    extent: float = MISSING
+    resolution: int = MISSING
+    threshold: float = MISSING
+    components: int | None = None
+    points: int = MISSING
+    opacity: float = MISSING
+    pictures: bool = MISSING
+
+
+@dataclass
 class Target:
     """Any node that is instantiated."""
 
@@ -213,6 +268,7 @@ class LossConf(Target):
     weighting: str = MISSING
     clip_norm: float | None = None
     clip_value: float | None = None
+    source_bank: int | None = None
 
 
 @dataclass
@@ -224,9 +280,68 @@ class PDSConf(LossConf):
 
 
 @dataclass
+class SDEditConf(Target):
+    steps: int = MISSING
+    guidance: float = MISSING
+    strength: Any = MISSING  # a ratio, or two
+    eta: float = MISSING
+
+
+@dataclass
+class NoRefineConf:
+    """Refinement switched off."""
+
+    editor: Any = None
+
+
+@dataclass
+class SDEditRefineConf:
+    """The stage `refine` with SDEdit: see `pds_cli.dataset_update`."""
+
+    steps: int = MISSING
+    lr: float | None = None
+    every: int = MISSING
+    batch_size: int = MISSING
+    input: str = MISSING
+    initial: str = MISSING
+    editor: SDEditConf = field(default_factory=SDEditConf)
+
+
+@dataclass
 class ImageSceneConf(Target):
     path: str | None = None
     source_prompt: str | None = None
+
+
+@dataclass
+class CaptureSceneConf(Target):
+    path: str | None = None
+    source_prompt: str | None = None
+    max_size: int | None = None
+    background: Any = MISSING  # white | black | [r, g, b]
+    source_url: str | None = None
+
+
+@dataclass
+class NerfstudioSceneConf(CaptureSceneConf):
+    downscale: int | None = None
+    orientation: str = MISSING
+    centre: str = MISSING
+    auto_scale: bool = MISSING
+    eval_interval: int = MISSING
+
+
+@dataclass
+class ColmapSceneConf(NerfstudioSceneConf):
+    images: str = MISSING
+    masks: str | None = None
+
+
+@dataclass
+class BlenderSceneConf(CaptureSceneConf):
+    eval_split: str = MISSING
+    eval_every: int = MISSING
+    radius: float = MISSING
 
 
 @dataclass
@@ -250,6 +365,59 @@ class ImageRepresentationConf(Target):
     parametrisation: str = MISSING
     initial: str = MISSING
     export_detail: bool = MISSING
+
+
+@dataclass
+class GridConf:
+    """A hash grid: see `pds_cli.representations.nerf.encoding.GridLayout`."""
+
+    levels: int = MISSING
+    features: int = MISSING
+    log2_table: int = MISSING
+    base_resolution: int = MISSING
+    growth: float = MISSING
+
+
+@dataclass
+class FitConf:
+    """How a representation is fitted: see `pds_cli.fitting.FitSettings`."""
+
+    steps: int = MISSING
+    lr: float = MISSING
+    views_per_step: int = MISSING
+    warmup: int = MISSING
+    cache: str | None = None
+
+
+@dataclass
+class NeRFConf(Target):
+    grid: GridConf = field(default_factory=GridConf)
+    encoding: str = MISSING
+    hidden: int = MISSING
+    sh_degree: int = MISSING
+    density_bias: float = MISSING
+    appearance: bool = MISSING
+    background: str = MISSING
+    render_size: int | None = None
+    step: float = MISSING
+    occupancy: int = MISSING
+    explore: float = MISSING
+    density_growth: float = MISSING
+    update_every: int = MISSING
+    rays: int = MISSING
+    chunk: int = MISSING
+    network_lr: float = MISSING
+    fit: FitConf = field(default_factory=FitConf)
+
+
+@dataclass
+class ToyboxSceneConf(Target):
+    figure: dict[str, str] = MISSING
+    source_prompt: str | None = None
+    size: int = MISSING
+    front: int = MISSING
+    back: int = MISSING
+    held_out: int = MISSING
 
 
 @dataclass
@@ -293,9 +461,13 @@ class StableDiffusionConf(BackboneConf):
 
 VERB_SCHEMAS: dict[str, type] = {
     "edit": EditConfig,
+    "fit": FitConfig,
     "sample": SampleConfig,
     "pretrain": PretrainConfig,
     "compare": CompareConfig,
+    "import": ImportConfig,
+    "render": RenderConfig,
+    "export": ExportConfig,
 }
 
 GROUP_SCHEMAS: dict[str, type] = {
@@ -305,6 +477,17 @@ GROUP_SCHEMAS: dict[str, type] = {
     "scene/figurine": FigurineSceneConf,
     "scene/image": ImageSceneConf,
     "scene/toy2d": Toy2DSceneConf,
+    "scene/blender": BlenderSceneConf,
+    "scene/colmap": ColmapSceneConf,
+    **dict.fromkeys(
+        (
+            *("scene/nerfstudio", "scene/capture", "scene/fangzhou", "scene/yuseung"),
+            *("scene/person", "scene/face", "scene/bear", "scene/farm", "scene/campsite"),
+        ),
+        NerfstudioSceneConf,
+    ),
+    "representation/nerf": NeRFConf,
+    "scene/figurine3d": ToyboxSceneConf,
     "representation/image": ImageRepresentationConf,
     "representation/points": PointsConf,
     "backbone/mixture": MixtureConf,
@@ -315,6 +498,8 @@ GROUP_SCHEMAS: dict[str, type] = {
     "optimizer/adam": AdamConf,
     "optimizer/adamw": AdamConf,
     "optimizer/sgd": SGDConf,
+    "refine/none": NoRefineConf,
+    "refine/sdedit": SDEditRefineConf,
     "logger/none": Target,
     "logger/tensorboard": TensorBoardConf,
     "logger/wandb": WandbConf,
@@ -328,6 +513,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(
         [
             "steps",
+            "every",
             "batch_size",
             "n",
             "num_inference_steps",
@@ -336,11 +522,17 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
             "points",
             "raster",
             "size",
+            "max_size",
+            "downscale",
+            "overlap",
+            "eval_every",
+            "frames",
+            "components",
         ],
         (lambda x: x >= 1, "a whole number of at least 1"),
     ),
     **dict.fromkeys(
-        ("checkpoint_every", "render_every", "seed"),
+        ("checkpoint_every", "render_every", "turntable", "seed", "source_bank", "eval_interval"),
         (lambda x: x >= 0, "a whole number of at least 0"),
     ),
     **dict.fromkeys(
@@ -348,11 +540,11 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
         (math.isfinite, "a finite number"),
     ),
     **dict.fromkeys(
-        ("lr", "eps", "clip_norm", "clip_value"),
+        ("lr", "eps", "clip_norm", "clip_value", "fps", "extent", "threshold"),
         (lambda x: math.isfinite(x) and x > 0, "a finite number above 0"),
     ),
     **dict.fromkeys(
-        ("weight_decay", "momentum", "noise", "std"),
+        ("weight_decay", "momentum", "noise", "std", "eta"),
         (lambda x: math.isfinite(x) and x >= 0, "a finite number of at least 0"),
     ),
 }
@@ -503,6 +695,44 @@ def _probe(folder: Path) -> None:
     probe.unlink(missing_ok=True)
 
 
+RESULT_3D = Path("exports/nerf.safetensors")
+"""Where a run folder has its 3D result."""
+
+
+def result_of(run: Path | str) -> Path:
+    """The 3D result in a run folder.
+
+    Raises:
+        UserError: the folder is not there or has none.
+    """
+    if not Path(run).is_dir():
+        raise UserError(
+            f"run={run} is not a folder: give one that pds fit, or pds edit of a 3D scene, wrote."
+        )
+    found = Path(run) / RESULT_3D
+    if not found.is_file():
+        raise UserError(
+            f"run={run} holds no 3D result ({RESULT_3D}): give a finished pds fit, or a pds edit "
+            "with representation=nerf."
+        )
+    return found
+
+
+def result_folder(prefix: str, key: str, *, _root_: DictConfig) -> str:
+    """`out`, or else the folder `<prefix><key's value>` in the run folder `run`.
+
+    Raises:
+        UserError: no run is named, or it has no 3D result.
+    """
+    if OmegaConf.is_missing(_root_, "run"):
+        raise UserError("run is missing: say which result, for example run=outputs/fit/… .")
+    run, out = Path(_root_.run), OmegaConf.select(_root_, "out")
+    if Folders.reserve:
+        result_of(run)
+    name = prefix + Path(str(OmegaConf.select(_root_, key))).stem
+    return output_folder(str(run / name) if out is None else str(out), None, "")
+
+
 def run_folder() -> Path:
     """The output folder of the job that runs now (what a verb's `main` writes to)."""
     from hydra.core.hydra_config import HydraConfig
@@ -510,8 +740,21 @@ def run_folder() -> Path:
     return Path(HydraConfig.get().runtime.output_dir)
 
 
+def choice(group: str) -> str:
+    """The option that was chosen from a config group, in the job that runs now."""
+    from hydra.core.hydra_config import HydraConfig
+
+    return str(HydraConfig.get().runtime.choices.get(group, ""))
+
+
+def said_source(text: str, *, _root_: DictConfig) -> str:
+    """The `source=` of the command line, or `text` where nothing was said."""
+    said = OmegaConf.select(_root_, "source")
+    return text if said is None else str(said)
+
+
 def register() -> None:
-    """Registers schemas and the `pds_folder` resolver; safe to call again."""
+    """Registers schemas and the resolvers of our YAML files; safe to call again."""
     store = ConfigStore.instance()
     for verb, schema in VERB_SCHEMAS.items():
         store.store(group="schema", name=verb, node=schema, provider="pds")
@@ -519,6 +762,8 @@ def register() -> None:
         group, _, name = option.rpartition("/")
         store.store(group=f"schema/{group}", name=name, node=schema, provider="pds")
     OmegaConf.register_new_resolver("pds_folder", output_folder, use_cache=True, replace=True)
+    OmegaConf.register_new_resolver("pds_result", result_folder, replace=True)
+    OmegaConf.register_new_resolver("pds_source", said_source, replace=True)
 
 
 register()

@@ -33,10 +33,13 @@ FREE_TEXT = frozenset(
         "folder",
         "file",
         "text",
+        "run",
         "out",
         "resume",
     ]
 )
+# `pds import images=…` is text; `data.images=…` is a number.
+_FREE_AT_TOP = frozenset(["images"])
 _UNSWEPT = ("out", "resume")
 _OVERRIDE = re.compile(r"(\+{0,2})([A-Za-z_][\w./@-]*)=(.*)", re.DOTALL)
 _QUOTED = r"""(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')"""
@@ -161,7 +164,10 @@ def quote_free_text(override: str, sweep: bool = False) -> str:
     one text. `null` alone keeps its meaning, no value.
     """
     match = _OVERRIDE.fullmatch(override)
-    if match is None or match[2].rpartition(".")[2] not in FREE_TEXT or match[3] == "null":
+    free = match is not None and (
+        match[2].rpartition(".")[2] in FREE_TEXT or match[2] in _FREE_AT_TOP
+    )
+    if match is None or not free or match[3] == "null":
         return override
     plus, key, value = match.groups()
     if key == "resume" and sweep:

@@ -1,4 +1,4 @@
-"""Drawing images from a backbone with the deterministic DDIM sampler."""
+"""Drawing images from a backbone with the DDIM sampler."""
 
 from __future__ import annotations
 
@@ -10,15 +10,21 @@ from torch import Tensor
 from pds_cli.backbones.base import Backbone, Text
 
 
-def ddim_timesteps(num_train_timesteps: int, steps: int) -> Tensor:
-    """`steps` integer timesteps [steps] from T−1 down, evenly spaced, without repeats.
+def ddim_timesteps(num_train_timesteps: int, steps: int, start: int | None = None) -> Tensor:
+    """`steps` integer timesteps [steps] from `start` down, evenly spaced, without repeats.
+
+    Args:
+        start: the first of them, in [0, T); None: T−1.
 
     Raises:
-        ValueError: steps is not in 1 … T.
+        ValueError: steps is not in 1 … start + 1.
     """
-    if not 1 <= steps <= num_train_timesteps:
-        raise ValueError(f"steps must be between 1 and {num_train_timesteps}, not {steps}")
-    edges = torch.linspace(num_train_timesteps - 1, -1, steps + 1, dtype=torch.float64)
+    start = num_train_timesteps - 1 if start is None else start
+    if not 0 <= start < num_train_timesteps:
+        raise ValueError(f"start must be between 0 and {num_train_timesteps - 1}, not {start}")
+    if not 1 <= steps <= start + 1:
+        raise ValueError(f"steps must be between 1 and {start + 1}, not {steps}")
+    edges = torch.linspace(start, -1, steps + 1, dtype=torch.float64)
     return edges[:-1].round().long()
 
 
@@ -30,24 +36,30 @@ def ddim(
     *,
     steps: int = 30,
     guidance: float = 1.0,
+    start: int | None = None,
+    eta: float = 0.0,
+    generator: torch.Generator | None = None,
     on_step: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """Follows the deterministic DDIM path (σ = 0) from noise to x_0.
+    """Follows the DDIM path from x_t to x_0.
 
     Args:
         backbone: predicts ε̂ on its schedule.
-        x_t: noise [B,C,h,w] at t = T−1, standard normal.
+        x_t: images [B,C,h,w] at t = `start`; standard normal noise at T−1.
         text: B encoded prompts.
-        steps: network evaluations, 1 … T.
+        steps: network evaluations, 1 … start + 1.
         guidance: ω of classifier-free guidance.
+        start: the timestep that x_t is at, in [0, T); None: T−1.
+        eta: 0 is deterministic, 1 adds as much fresh noise as DDPM, at most 1.
+        generator: of the fresh noise, drawn on its device.
         on_step: called with the number of steps done.
 
     Returns:
         x_0 [B,C,h,w].
 
-    Source: Song, Meng, Ermon, Denoising Diffusion Implicit Models (ICLR 2021), eq. 12.
+    Source: Song, Meng, Ermon, Denoising Diffusion Implicit Models (ICLR 2021), eq. 12 and 16.
     """
-    times = ddim_timesteps(backbone.num_train_timesteps, steps).to(x_t.device)
+    times = ddim_timesteps(backbone.num_train_timesteps, steps, start).to(x_t.device)
     alphas = backbone.alphas_cumprod.to(x_t.device)[times].to(x_t.dtype)
     # After the last step the image is clean: ᾱ = 1.
     following = torch.cat([alphas[1:], alphas.new_ones(1)])
@@ -56,10 +68,18 @@ def ddim(
     ):
         eps = backbone.predict_noise(x_t, t.repeat(len(x_t)), text, guidance)
         x0 = (x_t - (1 - alpha).sqrt() * eps) / alpha.sqrt()
-        x_t = alpha_next.sqrt() * x0 + (1 - alpha_next).sqrt() * eps
+        variance = eta**2 * (1 - alpha_next) / (1 - alpha) * (1 - alpha / alpha_next)
+        x_t = alpha_next.sqrt() * x0 + (1 - alpha_next - variance).sqrt() * eps
+        if eta and done < steps:  # nothing is added to the clean image: its variance is 0
+            x_t = x_t + variance.sqrt() * _normal_like(x_t, generator)
         if on_step is not None:
             on_step(done)
     return x_t
+
+
+def _normal_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
+    device = generator.device if generator is not None else x.device
+    return torch.randn(x.shape, generator=generator, dtype=x.dtype, device=device).to(x.device)
 
 
 def latent_shape(backbone: Backbone) -> tuple[int, int, int]:

@@ -137,6 +137,14 @@ def step_generator(seed: int, stage: str, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(words[0]) << 32 | int(words[1]))
 
 
+def with_lr(groups: Iterable[dict[str, Any]], lr: float) -> list[dict[str, Any]]:
+    """Parameter groups with their step size: `lr` times the group's `lr_scale` (1 if unsaid)."""
+    return [
+        {**{k: v for k, v in group.items() if k != "lr_scale"}, "lr": lr * group.get("lr_scale", 1)}
+        for group in groups
+    ]
+
+
 class Trainer:
     """Runs stages one after the other in a run folder.
 

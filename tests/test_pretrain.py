@@ -121,6 +121,8 @@ def test_a_folder_of_pictures_becomes_a_backbone(
     assert facts["stages"] == ["decode", "denoise"]
     with Image.open("run/renders/denoise_000007_samples.png") as sheet:
         assert sheet.size == (32, 16)
+    with Image.open("made/backbone/samples.png") as sheet:
+        assert sheet.size == (32, 16)
     assert Path("run/report.html").exists()
     backbone = EmbeddedBackbone("made/backbone", device="cpu")
     assert backbone.resolution == 16

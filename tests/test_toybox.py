@@ -362,3 +362,26 @@ def test_the_edit_benchmark_runs(pds: Callable, tiny_backbone: Path, untrained_p
     assert found["results"]["pds"]["settings"]["guidance"] == best["settings"]["guidance"]
     assert found["results"]["ground truth"]["mean"]["lpips_truth"] < 1e-4
     assert "| pds |" in Path("bench/table.md").read_text()
+
+
+def test_an_interrupted_edit_benchmark_goes_on_where_it_was(
+    pds: Callable, tiny_backbone: Path, untrained_probe: None
+) -> None:
+    words = ("compare", "benchmark=toybox", "benchmark.edits=[crown]", "benchmark.figures=1",
+             "benchmark.sweep=null", "benchmark.steps=2", "out=bench",
+             f"backbone.model={tiny_backbone}")  # fmt: skip
+    assert pds(*words).code == 0
+    first = json.loads(Path("bench/results.json").read_text())
+    logged = Path("bench/pds/000/metrics.jsonl").read_text()
+    Path("bench/results.json").unlink()
+    Path("bench/dds/000/checkpoint.safetensors").unlink()  # as if interrupted during dds
+    assert pds(*words).code == 0
+    again = json.loads(Path("bench/results.json").read_text())
+    for name in ("pds", "dds"):  # taken over, and done again
+        before, after = (found["results"][name] for found in (first, again))
+        assert after["mean"] == pytest.approx(before["mean"], rel=1e-4)
+    assert again["results"]["pds"]["seconds"] == first["results"]["pds"]["seconds"]
+    assert Path("bench/pds/000/metrics.jsonl").read_text() == logged
+    assert pds(*words, "benchmark.lr=0.5").code == 0
+    other = json.loads(Path("bench/results.json").read_text())
+    assert other["results"]["pds"]["seconds"] != first["results"]["pds"]["seconds"], "done anew"

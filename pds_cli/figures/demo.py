@@ -54,7 +54,7 @@ def main(argv: list[str]) -> Path:
         for name, loss in losses(recommended).items():
             run = RunFolder(Path(scratch) / name)
             options = {key: recommended[key] for key in ("steps", "lr", "lr_schedule")}
-            columns[name] = edit_cases(cases, backbone, loss, run, **options)
+            columns[name], _ = edit_cases(cases, backbone, loss, run, **options)
     images = [columns[name][row] for row in range(len(cases)) for name in TITLES]
     sheet = contact_sheet(
         images,

@@ -109,6 +109,8 @@ class Loss(ABC):
             difference of ε̂ into the (negative) difference of the clean estimates x̂_0.
         clip_norm: largest Euclidean norm of a sample's gradient; None: no limit.
         clip_value: largest absolute value of a gradient's element; None: no limit.
+        source_bank: number K of fixed (t, ε) pairs a view whose source predictions are reused
+            (see `SourceBank`); None or 0: t and ε are drawn anew every time.
 
     Raises:
         UserError: an option out of its range.
@@ -122,6 +124,7 @@ class Loss(ABC):
     weighting: str = "none"
     clip_norm: float | None = None
     clip_value: float | None = None
+    source_bank: int | None = None
 
     uses_source: ClassVar[bool] = True
 
@@ -137,6 +140,7 @@ class Loss(ABC):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UserError(f"loss.{name}={value} must be greater than 0, or null for no limit")
+        self._check_source_bank()
 
     @abstractmethod
     def gradient(self, branches: Branches) -> tuple[Tensor, dict[str, float]]:
@@ -183,15 +187,20 @@ class Loss(ABC):
         *,
         t: Tensor,
         eps: Tensor,
+        eps_src: Tensor | None = None,
     ) -> LossOutput:
         """The gradient at given timesteps t [B] and noise ε [B,C,h,w]; a pure function.
 
         The other arguments are those of `__call__`. Neither the images nor the backbone's
         parameters receive a gradient from here.
+
+        Args:
+            eps_src: what `predict_source` gave for this t and ε, [B,C,h,w]; the source branch
+                then stays away from the backbone.
         """
         if self.uses_source and (x0_src is None or text_src is None):
             raise UserError(f"{type(self).__name__} needs a source image and a source prompt")
-        branches = self._branches(backbone, x0_tgt, x0_src, text_tgt, text_src, t, eps)
+        branches = self._branches(backbone, x0_tgt, x0_src, text_tgt, text_src, t, eps, eps_src)
         grad, logs = self.gradient(branches)
         weight = WEIGHTINGS[self.weighting](backbone.alphas_cumprod[t.to(backbone.device)])
         grad = self._clip(per_sample(weight, grad) * grad)
@@ -199,6 +208,17 @@ class Loss(ABC):
         return LossOutput(
             grad, t, {"grad_norm": float(norm), "t": float(t.double().mean()), **logs}
         )
+
+    @torch.no_grad()
+    def predict_source(
+        self, backbone: Backbone, x0_src: Tensor, text_src: Text, *, t: Tensor, eps: Tensor
+    ) -> Tensor:
+        """The guided source prediction ε̂^src [B,C,h,w] for x_0^src [B,C,h,w], t [B] and ε.
+
+        It does not depend on θ, so it may be kept and handed to `evaluate`.
+        """
+        branch = (x0_src, text_src, self._omega(source=True))
+        return self._predict(backbone, [branch], t, eps)[0]
 
     def _branches(
         self,
@@ -209,33 +229,60 @@ class Loss(ABC):
         text_src: Text | None,
         t: Tensor,
         eps: Tensor,
+        eps_src: Tensor | None,
     ) -> Branches:
         """Noises both images alike and predicts ε̂ for all branches in one backbone call."""
-        if self.guidance is None:
-            raise UserError("loss.guidance is not set; give guidance=… (7.5 is a common start)")
-        batch = len(x0_tgt)
-        images, texts, omegas = [x0_tgt.detach()], [text_tgt.expand(batch)], [self.guidance]
-        if self.uses_source:
+        x0_tgt = x0_tgt.detach()
+        branches = [(x0_tgt, text_tgt, self._omega())]
+        if not self.uses_source:
+            x0_src = eps_src = None
+        else:
             assert x0_src is not None and text_src is not None
-            images.append(x0_src.detach().to(x0_tgt).expand_as(x0_tgt))
-            texts.append(text_src.expand(batch))
-            source = self.guidance if self.source_guidance is None else self.source_guidance
-            omegas.append(source)
-        n = len(images)
-        x_t = backbone.add_noise(torch.cat(images), t.repeat(n), torch.cat([eps] * n))
-        omega = torch.tensor(omegas, device=x_t.device).repeat_interleave(batch)
-        predicted = backbone.predict_noise(x_t, t.repeat(n), Text.cat(texts), omega)
-        eps_hat = predicted.to(x0_tgt.dtype).chunk(n)
+            x0_src = x0_src.detach().to(x0_tgt).expand_as(x0_tgt)
+            if eps_src is None:
+                branches.append((x0_src, text_src, self._omega(source=True)))
+        predicted = self._predict(backbone, branches, t, eps)
         return Branches(
-            x0_tgt=images[0],
-            x0_src=images[1] if n == 2 else None,
+            x0_tgt=x0_tgt,
+            x0_src=x0_src,
             eps=eps,
-            eps_tgt=eps_hat[0],
-            eps_src=eps_hat[1] if n == 2 else None,
+            eps_tgt=predicted[0],
+            eps_src=predicted[1] if len(predicted) == 2 else eps_src,
             t=t,
             t_prev=Walk(backbone.num_train_timesteps, self.num_inference_steps).previous(t),
             alphas_cumprod=backbone.alphas_cumprod,
         )
+
+    @staticmethod
+    def _predict(
+        backbone: Backbone, branches: Sequence[tuple[Tensor, Text, float]], t: Tensor, eps: Tensor
+    ) -> Sequence[Tensor]:
+        """ε̂ [B,C,h,w] of every branch (x_0, prompt, ω), under the same t and ε, in one call."""
+        n, batch = len(branches), len(t)
+        x0 = torch.cat([image for image, _, _ in branches])
+        text = Text.cat([prompt.expand(batch) for _, prompt, _ in branches])
+        x_t = backbone.add_noise(x0, t.repeat(n), torch.cat([eps] * n))
+        omegas = torch.tensor([omega for _, _, omega in branches], device=x_t.device)
+        guidance = omegas.repeat_interleave(batch)
+        return backbone.predict_noise(x_t, t.repeat(n), text, guidance).to(x0.dtype).chunk(n)
+
+    def _omega(self, source: bool = False) -> float:
+        """ω of a branch."""
+        if self.guidance is None:
+            raise UserError("loss.guidance is not set; give guidance=… (7.5 is a common start)")
+        return self.guidance if not source or self.source_guidance is None else self.source_guidance
+
+    def _check_source_bank(self) -> None:
+        size = self.source_bank
+        if size is None:
+            return
+        if isinstance(size, bool) or not isinstance(size, int) or size < 0:
+            raise UserError(f"loss.source_bank={size} must be a whole number, 0 or null for none")
+        if size and not self.uses_source:
+            raise UserError(
+                f"loss.source_bank={size}: {type(self).__name__} has no source branch whose "
+                "predictions could be kept; leave it out, or use loss=dds or loss=pds"
+            )
 
     def _clip(self, grad: Tensor) -> Tensor:
         """Limits each element, then each sample's norm."""

@@ -18,6 +18,7 @@ from torch import Tensor
 from pds_cli.backbones.base import resolve_device
 from pds_cli.backbones.embedded import EmbeddedBackbone
 from pds_cli.errors import UserError
+from pds_cli.images import write_image
 from pds_cli.pretraining.components import (
     Components,
     build_components,
@@ -179,6 +180,8 @@ class Recipe:
             scores["decoder_psnr"] = self._decoder_psnr()
         if {"decode", "denoise"} & set(self.cfg.stages):
             save_components(self._with_former(folder), folder)
+            for name, sheet in self.preview().items():
+                write_image(folder / f"{name}.png", sheet)
         if self.probe is not None:
             from pds_cli.toybox.probe import save_probe
 

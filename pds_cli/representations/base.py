@@ -2,21 +2,48 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from pds_cli.scenes.base import View
+from pds_cli.scenes.base import Region, View
+from pds_cli.scenes.cameras import Camera
+
+if TYPE_CHECKING:
+    from pds_cli.fitting import FitSettings
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """What a camera sees of a 3D representation.
+
+    rgb: [3,H,W] in [0,1], over the background.
+    depth: [H,W], expected distance along the ray in world units.
+    opacity: [H,W] in [0,1], how much of the ray the scene absorbs.
+    """
+
+    rgb: Tensor
+    depth: Tensor
+    opacity: Tensor
 
 
 class Representation(torch.nn.Module, ABC):
     """A parametric image. Constructed as `(scene, backbone, **options)`.
 
     `state_dict()` is all that a checkpoint needs to bring it back.
+
+    Attributes:
+        fit_settings: how it is fitted to its scene's images before an edit; None where it
+            begins as the source.
     """
+
+    fit_settings: FitSettings | None = None
 
     @abstractmethod
     def render(self, view: View) -> Tensor:
@@ -26,6 +53,40 @@ class Representation(torch.nn.Module, ABC):
         """x_0 [1,C,h,w] where θ lives in the backbone's latent space, else None."""
         return None
 
+    def render_camera(self, camera: Camera) -> Rendering:
+        """What any camera sees, without a graph; for representations of 3D scenes.
+
+        Raises:
+            NotImplementedError: for flat representations.
+        """
+        raise NotImplementedError(f"{type(self).__name__} is not a 3D scene")
+
+    @property
+    def region(self) -> Region | None:
+        """Where the scene is, for representations of 3D scenes."""
+        return None
+
+    def reconstruction_loss(
+        self, pairs: Sequence[tuple[View, Tensor]], generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, float]]:
+        """How far g(θ, view) is from an image [3,H,W], as a scalar with a graph, and logs.
+
+        The default is the mean squared error over all pixels; a representation may draw a part
+        of them with `generator`. `view.mask` is respected.
+        """
+        from pds_cli.images import resize
+
+        errors = []
+        for view, image in pairs:
+            render = self.render(view)
+            size = render.shape[-2:]
+            error = (render - resize(image.to(render), *size)[None]).square()
+            if view.mask is not None:
+                error = error * resize(view.mask.to(render), *size)[None]
+            errors.append(error.mean())
+        loss = torch.stack(errors).mean()
+        return loss, {"psnr": -10 * math.log10(max(float(loss.detach()), 1e-10))}
+
     def source_latent(self, view: View) -> Tensor:
         """x_0^src for a view without an image, in the shape of `render_latent`.
 
@@ -34,8 +95,18 @@ class Representation(torch.nn.Module, ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} edits views that have an image")
 
+    def begin_edit(self) -> None:
+        """Called before the first step of an edit in this process."""
+
+    def fit_options(self) -> dict[str, Any]:
+        """The options that shape a fit, for `pds_cli.fitting.fit_key`."""
+        return {}
+
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Parameter groups for the optimiser; by default one group of all parameters."""
+        """Parameter groups for the optimiser; by default one group of all parameters.
+
+        A group's `lr_scale` multiplies the step size.
+        """
         return [{"params": [p for p in self.parameters() if p.requires_grad]}]
 
     def regularise(self) -> None:

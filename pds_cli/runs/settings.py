@@ -21,6 +21,7 @@ FREE = frozenset(
         "device",
         "checkpoint_every",
         "render_every",
+        "turntable",
         "log_every",
         "logger",
         "allow_modules",

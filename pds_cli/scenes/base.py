@@ -5,9 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from pds_cli.scenes.cameras import Camera
 
 
 @dataclass(frozen=True)
@@ -17,12 +20,35 @@ class View:
     image: [3,H,W] in [0,1], or None where the scene has no image of it.
     camera: the camera it was seen by; None for flat scenes.
     alpha: [1,H,W] in [0,1] where the file had transparency.
+    backdrop: the colour that `image` was laid over where it is transparent; None: `image` holds
+        the file's own colours.
+    mask: [1,H,W], 0 where the image says nothing of the scene and reconstruction leaves it out.
     """
 
     name: str
     image: Tensor | None = None
-    camera: Any = None
+    camera: Camera | None = None
     alpha: Tensor | None = None
+    mask: Tensor | None = None
+    backdrop: tuple[float, float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Region:
+    """Where in the world a scene of posed views is, in its own units.
+
+    centre, radius: the cube centre ± radius that holds what matters most.
+    unbounded: there is more to see outside the cube (it will be contracted).
+    near, far: distances along a ray between which anything can be.
+    up: the unit vector that points upwards.
+    """
+
+    centre: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    radius: float = 1.0
+    unbounded: bool = True
+    near: float = 0.05
+    far: float = 1000.0
+    up: tuple[float, float, float] = (0.0, 0.0, 1.0)
 
 
 class Scene(ABC):
@@ -35,6 +61,29 @@ class Scene(ABC):
     def views(self) -> Sequence[View]:
         """All source views."""
 
-    def ground_truth(self, prompt: str) -> Tensor | None:
-        """The true image [3,H,W] of the edit named by `prompt`, where the scene knows it."""
+    @property
+    def edit_views(self) -> Sequence[View]:
+        """The views that an edit looks at: all, unless the scene knows better."""
+        return self.views
+
+    @property
+    def eval_views(self) -> Sequence[View]:
+        """Views held out of `views`, for measuring a reconstruction."""
+        return []
+
+    @property
+    def region(self) -> Region | None:
+        """Where the scene is, for scenes of posed views."""
         return None
+
+    def ground_truth(self, prompt: str) -> Tensor | None:
+        """The true image [3,H,W] of the edit named by `prompt`, where the scene knows it.
+
+        It is seen from the first of `edit_views`.
+        """
+        views = self.ground_truth_views(prompt)
+        return views[0].image if views else None
+
+    def ground_truth_views(self, prompt: str) -> Sequence[View]:
+        """`edit_views` of the true edit named by `prompt`; empty where the scene does not know."""
+        return []

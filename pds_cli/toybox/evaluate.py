@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from pds_cli.losses.base import Loss
 from pds_cli.metrics import lpips, psnr
 from pds_cli.progress import Progress
 from pds_cli.representations.base import Representation
+from pds_cli.runs.checkpoint import load_checkpoint, save_checkpoint
 from pds_cli.runs.folder import RunFolder
 from pds_cli.runs.sheets import contact_sheet, save_image
 from pds_cli.sampling import ddim, latent_shape, noise
@@ -97,42 +99,75 @@ def edit_cases(
     loss: Loss,
     run: RunFolder,
     *,
+    key: Mapping[str, Any] | None = None,
+    chunk: int = 24,
+    **options: Any,
+) -> tuple[Tensor, float]:
+    """Edits every case with one loss; returns the images [N,3,64,64] in [0,1] and the seconds.
+
+    Chunks are independent runs of the trainer in `run.path/<number>`. With a `key` (what the
+    result depends on, beside cases and options) a chunk that an interrupted run left there is
+    taken over when its key is the same.
+    """
+    edited, seconds = [], 0.0
+    for first in range(0, len(cases), chunk):
+        part = cases[first : first + chunk]
+        folder = RunFolder(run.path / f"{first:03d}")
+        meta = {"key": key, "options": options, "cases": [repr(case) for case in part]}
+        meta = json.loads(json.dumps(meta, default=str))
+        images, took = _left(folder, meta) if key is not None else (None, 0.0)
+        if images is None:
+            started = time.monotonic()
+            images = _edit_chunk(part, backbone, loss, folder, **options)
+            took = time.monotonic() - started
+            if key is not None:
+                save_checkpoint(folder.checkpoint, {"images": images}, {**meta, "seconds": took})
+        edited.append(images)
+        seconds += took
+    return torch.cat(edited), seconds
+
+
+def _left(folder: RunFolder, meta: Mapping[str, Any]) -> tuple[Tensor | None, float]:
+    """The images of a chunk that is done already, and the seconds it took."""
+    if not folder.checkpoint.is_file():
+        return None, 0.0
+    tensors, found = load_checkpoint(folder.checkpoint)
+    seconds = found.pop("seconds", 0.0)
+    return (tensors["images"], seconds) if found == meta else (None, 0.0)
+
+
+def _edit_chunk(
+    cases: Sequence[Case],
+    backbone: Backbone,
+    loss: Loss,
+    folder: RunFolder,
+    *,
     steps: int,
     lr: float,
     seed: int = 0,
     lr_schedule: str = "constant",
-    chunk: int = 24,
 ) -> Tensor:
-    """Edits every case with one loss; returns the images [N,3,64,64] in [0,1].
-
-    Chunks are independent runs of the trainer in `run.path/<number>`.
-    """
-    edited = []
-    for first in range(0, len(cases), chunk):
-        part = cases[first : first + chunk]
-        sources = pictures(part, "source").to(backbone.device)
-        with torch.no_grad():
-            batch = LatentBatch(backbone.encode_image(sources), backbone)
-        objective = EditObjective(
-            _Batch(),
-            batch,
-            backbone,
-            loss,
-            backbone.encode_prompt([case.prompt for case in part]),
-            backbone.encode_prompt([case.source_prompt for case in part]),
-        )
-        stage = Stage(
-            "edit",
-            objective,
-            steps,
-            lambda groups: torch.optim.Adam(groups, lr=lr),
-            schedule=lr_schedule,
-        )
-        folder = RunFolder(run.path / f"{first:03d}")
-        Trainer([stage], folder, seed=seed, checkpoint_every=0, log_every=10).run()
-        with torch.no_grad():
-            edited.append(batch.images().cpu())
-    return torch.cat(edited)
+    sources = pictures(cases, "source").to(backbone.device)
+    with torch.no_grad():
+        batch = LatentBatch(backbone.encode_image(sources), backbone)
+    objective = EditObjective(
+        _Batch(),
+        batch,
+        backbone,
+        loss,
+        backbone.encode_prompt([case.prompt for case in cases]),
+        backbone.encode_prompt([case.source_prompt for case in cases]),
+    )
+    stage = Stage(
+        "edit",
+        objective,
+        steps,
+        lambda groups: torch.optim.Adam(groups, lr=lr),
+        schedule=lr_schedule,
+    )
+    Trainer([stage], folder, seed=seed, checkpoint_every=0, log_every=10).run()
+    with torch.no_grad():
+        return batch.images().cpu()
 
 
 def score_cases(images: Tensor, cases: Sequence[Case], probe: Probe) -> list[dict[str, float]]:
@@ -187,6 +222,8 @@ class EditBenchmark:
     A sweep on figures that the benchmark does not use picks each method's settings by the
     harmonic mean of success and kept attributes; then all 96 cases are edited and scored.
 
+    A run that was interrupted goes on where it was when it is started again with the same `out=`.
+
     Args:
         methods: name → loss node with a `_target_`.
         sweep: name → option of the loss → values to try; empty: take `methods` as they are.
@@ -227,27 +264,28 @@ class EditBenchmark:
             raise UserError("benchmark.methods, edits and figures must leave something to run")
 
     def run(self, backbone: Backbone, run: RunFolder) -> Path:
-        """Runs everything; writes `table.md`, `results.json` and a sheet a method."""
+        """Runs everything; writes `table.md`, `results.json`, `edits.png` and a sheet a method."""
         probe = load_probe()
         tried: dict[str, list[dict[str, Any]]] = {}
         results: dict[str, Any] = {}
+        edited: dict[str, Tensor] = {}
         for name, node in self.methods.items():
             best, tried[name] = self._tune(name, node, backbone, probe, run)
-            started = time.monotonic()
-            loss = instantiate({**node, **best}, allow_modules=self.allow_modules)
             folder = RunFolder(run.path / name)
-            images = edit_cases(self.cases, backbone, loss, folder, **self.options)
+            images, seconds = self._edit(self.cases, {**node, **best}, backbone, folder)
             scores = score_cases(images, self.cases, probe)
             results[name] = {
                 "settings": {k: v for k, v in {**node, **best}.items() if k != "_target_"},
-                "seconds": time.monotonic() - started,
+                "seconds": seconds,
                 "mean": means(scores),
                 "by_edit": self._by_edit(scores),
                 "cases": scores,
             }
+            edited[name] = images
             self._sheet(images, folder.path / "sheet.png")
         ceiling = score_cases(pictures(self.cases, "target"), self.cases, probe)
         results["ground truth"] = {"mean": means(ceiling), "by_edit": self._by_edit(ceiling)}
+        self._overview(edited, run.path / "edits.png")
         run.write_json("results.json", {"results": results, "sweep": tried})
         write_text(run.path / "table.md", markdown(results, tried))
         return run.path / "table.md"
@@ -266,14 +304,21 @@ class EditBenchmark:
         if len(choices) < 2:
             return (choices[0] if choices else {}), tried
         for number, settings in enumerate(choices):
-            loss = instantiate({**node, **settings}, allow_modules=self.allow_modules)
             folder = RunFolder(run.path / "sweep" / f"{name}_{number:02d}")
-            images = edit_cases(self.tuning, backbone, loss, folder, **self.options)
+            images, _ = self._edit(self.tuning, {**node, **settings}, backbone, folder)
             score = means(score_cases(images, self.tuning, probe))
             tried.append({"settings": settings, **score, "balance": balance(score)})
             save_image(contact_sheet(list(images), 12), folder.path / "sheet.png")
             run.write_json("sweep.json", {name: tried})
         return max(tried, key=lambda t: t["balance"])["settings"], tried
+
+    def _edit(
+        self, cases: Sequence[Case], node: Mapping[str, Any], backbone: Backbone, run: RunFolder
+    ) -> tuple[Tensor, float]:
+        loss = instantiate(node, allow_modules=self.allow_modules)
+        weights = float(sum(p.double().sum() for p in backbone.parameters()))
+        key = {"loss": node, "weights": weights}
+        return edit_cases(cases, backbone, loss, run, key=key, **self.options)
 
     def _by_edit(self, scores: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
         kinds = dict.fromkeys(case.kind for case in self.cases)
@@ -288,6 +333,16 @@ class EditBenchmark:
         shown = [picture for trio in zip(sources, images, truths, strict=True) for picture in trio]
         per_kind = len(self.cases) // len({case.kind for case in self.cases})
         save_image(contact_sheet(shown, 3 * per_kind), path)
+
+    def _overview(self, edited: Mapping[str, Tensor], path: Path) -> None:
+        """One case a kind of edit, a figure further each time: source, methods, truth."""
+        per_kind = len(self.cases) // len({case.kind for case in self.cases})
+        chosen = [i for i in range(len(self.cases)) if i % per_kind == i // per_kind % per_kind]
+        sources, truths = pictures(self.cases, "source"), pictures(self.cases, "target")
+        columns = {"source": sources, **edited, "true edit": truths}
+        shown = [images[i] for i in chosen for images in columns.values()]
+        labels = [self.cases[i].kind if n == "source" else n for i in chosen for n in columns]
+        save_image(contact_sheet(shown, len(columns) * (2 if len(chosen) > 6 else 1), labels), path)
 
 
 def markdown(results: Mapping[str, Any], tried: Mapping[str, Any]) -> str:

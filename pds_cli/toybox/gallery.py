@@ -1,7 +1,8 @@
 """Pictures of the toybox by description: those that ship with the package, else rendered.
 
-The shipped ones are one PNG of 64×64 tiles with a JSON list of what each tile shows, so that
-the demo and the edit benchmark run where PyVista is not installed.
+The shipped ones are PNG files of square tiles, each with a JSON list of what its tiles show, so
+that the demo and the edit benchmark run where PyVista is not installed: `gallery` (64×64, the
+benchmark's pictures) and `gallery_views` (128×128, the posed views of the demo's figure).
 """
 
 from __future__ import annotations
@@ -37,17 +38,15 @@ def _canonical(description: dict[str, Any]) -> str:
 
 @functools.cache
 def _shipped() -> dict[str, np.ndarray]:
-    index = FOLDER / "gallery.json"
-    if not index.is_file():
-        return {}
-    keys = json.loads(index.read_text(encoding="utf-8"))
-    with Image.open(FOLDER / "gallery.png") as file:
-        sheet = np.asarray(file.convert("RGB"))
-    size = sheet.shape[1] // COLUMNS
     tiles = {}
-    for i, key in enumerate(keys):
-        y, x = i // COLUMNS * size, i % COLUMNS * size
-        tiles[_canonical(json.loads(key))] = sheet[y : y + size, x : x + size].copy()
+    for index in sorted(FOLDER.glob("gallery*.json")):
+        keys = json.loads(index.read_text(encoding="utf-8"))
+        with Image.open(index.with_suffix(".png")) as file:
+            sheet = np.asarray(file.convert("RGB"))
+        size = sheet.shape[1] // COLUMNS
+        for i, key in enumerate(keys):
+            y, x = i // COLUMNS * size, i % COLUMNS * size
+            tiles[_canonical(json.loads(key))] = sheet[y : y + size, x : x + size].copy()
     return tiles
 
 
@@ -68,8 +67,10 @@ def picture(figure: Figure, camera: OrbitCamera, size: int = 64) -> np.ndarray:
     return _renderer(size).render(figure, camera) if found is None else found
 
 
-def write_gallery(wanted: Iterable[tuple[Figure, OrbitCamera]], size: int = 64) -> Path:
-    """Renders the pictures anew and writes them as the package's gallery; returns the PNG."""
+def write_gallery(
+    wanted: Iterable[tuple[Figure, OrbitCamera]], size: int = 64, name: str = "gallery"
+) -> Path:
+    """Renders the pictures anew and writes them as a gallery of the package; returns the PNG."""
     tiles: dict[str, np.ndarray] = {}
     for figure, camera in wanted:
         key = _key(figure, camera, size)
@@ -81,7 +82,7 @@ def write_gallery(wanted: Iterable[tuple[Figure, OrbitCamera]], size: int = 64) 
         y, x = i // COLUMNS * size, i % COLUMNS * size
         sheet[y : y + size, x : x + size] = tile
     FOLDER.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(sheet).save(FOLDER / "gallery.png", optimize=True)
+    Image.fromarray(sheet).save(FOLDER / f"{name}.png", optimize=True)
     text = json.dumps(list(tiles), indent=0)
-    (FOLDER / "gallery.json").write_text(text + "\n", encoding="utf-8")
-    return FOLDER / "gallery.png"
+    (FOLDER / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+    return FOLDER / f"{name}.png"

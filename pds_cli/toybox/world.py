@@ -5,10 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pds_cli.errors import UserError
+
+if TYPE_CHECKING:
+    from pds_cli.scenes.cameras import Camera
 
 KINDS = ("man", "robot", "snowman", "bear")
 POSES = ("down", "raised", "out", "waving")
@@ -114,6 +118,14 @@ class OrbitCamera:
         )
         x, y, z = (c + self.distance * d for c, d in zip(self.look_at, direction, strict=True))
         return float(x), float(y), float(z)
+
+    def camera(self, size: int) -> Camera:
+        """The same camera as the rest of the package describes one, for pictures size × size."""
+        from pds_cli.scenes.cameras import Camera, look_at
+
+        focal = 0.5 * size / float(np.tan(np.deg2rad(self.field_of_view) / 2))
+        pose = look_at(self.position(), self.look_at)
+        return Camera(pose, focal, focal, size / 2, size / 2, size, size)
 
 
 def random_figure(rng: np.random.Generator) -> Figure:

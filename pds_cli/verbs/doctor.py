@@ -27,6 +27,11 @@ PACKAGES = [
 # Part → (module, what it is for, how to get it).
 PARTS = {
     "pyvista": ("pyvista", "renders the toybox world", "pip install pyvista"),
+    "pycolmap": (
+        "pycolmap",
+        "pds import, and COLMAP models as scenes",
+        "pip install pycolmap",
+    ),
     "tensorboard": ("tensorboard", "logger=tensorboard", "pip install tensorboard"),
     "wandb": ("wandb", "logger=wandb", "pip install wandb"),
     "joblib": (
@@ -36,7 +41,7 @@ PARTS = {
     ),
     "tinycudann": (
         "tinycudann",
-        "for NeRFs on CUDA; nothing in this version uses it yet",
+        "hash grids of NeRFs on CUDA; without it they run in PyTorch",
         'pip install "git+https://github.com/NVlabs/tiny-cuda-nn#subdirectory=bindings/torch" '
         "(needs nvcc)",
     ),

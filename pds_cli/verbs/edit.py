@@ -6,12 +6,13 @@ import copy
 import json
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
-from pds_cli.config import run_folder
+from pds_cli.config import choice, run_folder
 from pds_cli.instantiate import resolve_config
 
 if TYPE_CHECKING:
@@ -54,13 +55,6 @@ def after_sweep(folder: Path, jobs: list[Path]) -> None:
 # --- configuration -------------------------------------------------------------------------------
 
 
-def choice(group: str) -> str:
-    """The option that was chosen from a config group."""
-    from hydra.core.hydra_config import HydraConfig
-
-    return str(HydraConfig.get().runtime.choices.get(group, ""))
-
-
 def chosen(run: RunFolder | None = None) -> dict[str, str]:
     """The options of scene and loss: now, or when `run` was started, if its folder says."""
     if run is not None:
@@ -75,7 +69,7 @@ def resolved(cfg: DictConfig) -> DictConfig:
     cfg = copy.deepcopy(cfg)
     if cfg.resume and OmegaConf.is_missing(cfg, "prompt"):
         cfg.prompt = ""  # the run that goes on has one
-    recommended = OmegaConf.select(cfg, "backbone.recommended") or {}
+    recommended = _recommended(cfg)
     loss = choice("loss")
     for key, default in DEFAULTS.items():
         if cfg[key] is None:
@@ -85,6 +79,23 @@ def resolved(cfg: DictConfig) -> DictConfig:
         if key in cfg.loss and cfg.loss[key] is None:
             cfg.loss[key] = cfg[key]
     return resolve_config(cfg)
+
+
+def _recommended(cfg: DictConfig) -> DictConfig | dict[str, Any]:
+    """What the backbone recommends for the chosen representation.
+
+    Keys under the representation's name replace those beside it, in `cfg` too, where other
+    settings refer to them.
+    """
+    found = OmegaConf.select(cfg, "backbone.recommended")
+    if not isinstance(found, DictConfig):
+        return {}
+    particular = found.get(choice("representation"))
+    if isinstance(particular, DictConfig):
+        with open_dict(found):
+            for key, value in particular.items():
+                found[key] = value
+    return found
 
 
 # --- the edit ------------------------------------------------------------------------------------
@@ -106,14 +117,17 @@ def _edit(cfg: DictConfig, run: RunFolder, resume: bool) -> Path:
     backbone = instantiate(cfg.backbone, allow_modules=allow)
     warn_unknown_words(backbone, cfg.prompt, scene.source_prompt)
     representation = instantiate(cfg.representation, scene, backbone, allow_modules=allow)
+    if not resume:
+        facts = environment(str(backbone.device), cfg.seed)
+        run.write_json("environment.json", {**facts, "choices": chosen()})
+    # A run that was stopped during its fit has no checkpoint of its own yet.
+    fitting = not run.checkpoint.is_file() and (run.path / "fit").is_dir()
+    _fit(cfg, run, scene, representation)
     plain = OmegaConf.to_container(cfg, resolve=True)
     logger = instantiate(cfg.logger, folder=run.path, config=plain, allow_modules=allow)
     trainer = _trainer(cfg, run, scene, backbone, representation, logger)
-    if resume:
+    if resume and not fitting:
         trainer.resume()
-    else:
-        facts = environment(str(backbone.device), cfg.seed)
-        run.write_json("environment.json", {**facts, "choices": chosen()})
     status = trainer.run()
     _finish(cfg, run, scene, representation, trainer, status)
     logger.close()
@@ -123,6 +137,29 @@ def _edit(cfg: DictConfig, run: RunFolder, resume: bool) -> Path:
         print(f"stopped at step {trainer.step}; go on with: pds edit resume={run.path}")
         raise KeyboardInterrupt  # ends a sweep, and tells scripts that this is not the result
     return report
+
+
+def _fit(cfg: DictConfig, run: RunFolder, scene: Scene, representation: Representation) -> None:
+    """Fits the representation to the scene first, where it needs that."""
+    from pds_cli.fitting import ensure_fit
+    from pds_cli.runs.folder import RunFolder
+
+    folder = RunFolder(run.path / "fit") if representation.fit_settings else run
+    every = {"checkpoint_every": cfg.checkpoint_every, "render_every": 0}
+    if not ensure_fit(scene, representation, folder, cfg.seed, **every):
+        print(f"stopped during the fit; go on with: pds edit resume={run.path}")
+        raise KeyboardInterrupt
+    if not (cfg.resume and (run.path / "exports" / "turntable_before.gif").is_file()):
+        _film(cfg, run, representation, "turntable_before")
+
+
+def _film(cfg: DictConfig, run: RunFolder, representation: Representation, name: str) -> None:
+    """A turntable of a 3D representation, among the run's exports."""
+    from pds_cli.path_rendering import write_turntable
+    from pds_cli.representations.nerf.representation import NeRF
+
+    if cfg.turntable and isinstance(representation, NeRF):
+        write_turntable(run.path / "exports" / name, representation, frames=cfg.turntable)
 
 
 def warn_unknown_words(backbone: Any, *prompts: str) -> None:
@@ -147,35 +184,38 @@ def _trainer(
     representation: Representation,
     logger: Any,
 ) -> Trainer:
+    from pds_cli.dataset_update import refine_stage
     from pds_cli.editing import EditObjective
     from pds_cli.instantiate import instantiate
     from pds_cli.runs.settings import fingerprint
-    from pds_cli.trainer import EarlyStop, Stage, Trainer
+    from pds_cli.trainer import EarlyStop, Stage, Trainer, with_lr
 
     allow = list(cfg.allow_modules)
+    texts = [backbone.encode_prompt([p], cfg.negative) for p in (cfg.prompt, scene.source_prompt)]
     objective = EditObjective(
         scene,
         representation,
         backbone,
         instantiate(cfg.loss, allow_modules=allow),
-        backbone.encode_prompt([cfg.prompt], cfg.negative),
-        backbone.encode_prompt([scene.source_prompt], cfg.negative),
+        *texts,
         batch_size=cfg.batch_size,
         hold_view=cfg.hold_view,
+        seed=cfg.seed,
     )
     stage = Stage(
         "edit",
         objective,
         steps=cfg.steps,
         optimizer=lambda groups: instantiate(
-            cfg.optimizer, list(groups), lr=cfg.lr, allow_modules=allow
+            cfg.optimizer, with_lr(groups, cfg.lr), lr=cfg.lr, allow_modules=allow
         ),
         schedule=cfg.lr_schedule,
         warmup=cfg.warmup,
         early_stop=EarlyStop(**cfg.early_stop),
     )
+    refine = refine_stage(cfg, scene, representation, backbone, texts[0], texts[1])
     return Trainer(
-        [stage],
+        [stage] if refine is None else [stage, refine],
         run,
         seed=cfg.seed,
         checkpoint_every=cfg.checkpoint_every,
@@ -194,32 +234,15 @@ def _finish(
     status: str,
 ) -> None:
     """Final renders, strip, exports, metrics and summary."""
-    import torch
+    from pds_cli.outcome import save_views
 
-    from pds_cli.runs.sheets import save_image, strip
-
-    metrics: dict[str, float] = {}
-    pictures: list[Any] = []
-    with torch.no_grad():
-        for number, view in enumerate(scene.views):
-            result = representation.render(view)[0].clamp(0, 1).cpu()
-            run.save_image(f"result_{view.name}", result)
-            if view.image is None:
-                continue
-            run.save_image(f"source_{view.name}", view.image)
-            shown = [view.image, result]
-            metrics |= similarity(result, view.image, "source")
-            truth = scene.ground_truth(cfg.prompt) if number == 0 else None
-            if truth is not None:
-                run.save_image(f"truth_{view.name}", truth)
-                metrics |= similarity(result, truth, "truth")
-                shown.append(truth)
-            pictures = pictures or shown
-    if pictures:
-        labels = ["before", "after", "ground truth"][: len(pictures)]
-        height = max(256, *(p.shape[-2] for p in pictures))
-        save_image(strip(pictures, labels, height=min(1024, height)), run.path / "strip.png")
+    truths = scene.ground_truth_views(cfg.prompt)
+    if not truths:
+        truth = scene.ground_truth(cfg.prompt)
+        truths = [] if truth is None else [replace(scene.views[0], image=truth)]
+    metrics = save_views(run, representation, scene.edit_views, truths)
     representation.export(run.path / "exports")
+    _film(cfg, run, representation, "turntable")
     run.write_json(
         "summary.json",
         {
@@ -233,15 +256,3 @@ def _finish(
             "status": status,
         },
     )
-
-
-def similarity(result: Any, reference: Any, name: str) -> dict[str, float]:
-    """PSNR, SSIM and LPIPS of a result [3,h,w] against a reference resized to it."""
-    from pds_cli.images import resize
-    from pds_cli.metrics import lpips, psnr, ssim
-
-    a, b = result[None].float(), resize(reference[None].float(), *result.shape[-2:])
-    scores = {f"psnr_{name}": float(psnr(a, b)), f"ssim_{name}": float(ssim(a, b))}
-    if min(result.shape[-2:]) >= 32:
-        scores[f"lpips_{name}"] = float(lpips(a, b))
-    return scores

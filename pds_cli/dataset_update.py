@@ -1,0 +1,247 @@
+"""Iterative dataset update: a scene is fitted to images of it that an editor keeps redrawing.
+
+With SDEdit at low noise this is the refinement after an edit; with another editor it is an
+editing method of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from pds_cli.backbones.base import Backbone, Text
+from pds_cli.editors.base import Editor
+from pds_cli.errors import UserError
+from pds_cli.images import resize
+from pds_cli.progress import Progress
+from pds_cli.representations.base import Representation
+from pds_cli.runs.checkpoint import under, with_prefix
+from pds_cli.scenes.base import Scene, View
+from pds_cli.trainer import Objective, Stage, step_generator, with_lr
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+INPUTS = ("stage", "current")
+INITIALS = ("renders", "source")
+
+
+class DatasetUpdateObjective(Objective):
+    """Fits a representation to one image a view, and redraws one of the images now and then.
+
+    Every `every` steps, beginning with the first, the image of one of the scene's `edit_views` is
+    replaced by an edit. They take turns, in an order that is drawn anew for each round. Each step
+    then minimises `representation.reconstruction_loss` on the images that some random views have
+    at present.
+
+    Images are kept with 8 bits a channel, as a file would: 3HW bytes a view for what was
+    redrawn, and as much for the renders of the stage's beginning.
+
+    Args:
+        scene: its views are the training set.
+        representation: what is fitted.
+        backbone: the diffusion prior that the editor asks.
+        editor: makes the images.
+        text_tgt, text_src: the encoded prompts, one each.
+        every: steps between edits.
+        batch_size: distinct views a step; all of them where there are fewer.
+        input: what the editor is given: `stage`, the view's render at the stage's beginning, as
+            PDS's published refinement does; or `current`, its render at this step.
+        initial: what a view shows until its first edit: `renders`, those of the stage's
+            beginning, or `source`, the scene's images.
+        seed: the run's seed; fixes the order of the views.
+
+    Raises:
+        UserError: an unknown option, `initial=source` for views without an image, or a backbone
+            whose data are no images.
+
+    Source: Haque et al., Instruct-NeRF2NeRF, ICCV 2023, arXiv 2303.12789, section 4.2.
+    """
+
+    def __init__(
+        self,
+        scene: Scene,
+        representation: Representation,
+        backbone: Backbone,
+        editor: Editor,
+        text_tgt: Text,
+        text_src: Text | None,
+        *,
+        every: int = 10,
+        batch_size: int = 8,
+        input: str = "stage",
+        initial: str = "renders",
+        seed: int = 0,
+    ) -> None:
+        self.views: Sequence[View] = list(scene.views)
+        edited = {view.name for view in scene.edit_views}
+        self.redrawable = [i for i, view in enumerate(self.views) if view.name in edited]
+        _check_choice("input", input, INPUTS)
+        _check_choice("initial", initial, INITIALS)
+        for name, value in (("every", every), ("batch_size", batch_size)):
+            if value < 1:
+                raise UserError(f"refine.{name}={value} must be a whole number of at least 1")
+        if getattr(backbone, "shape", (3,))[0] != 3:
+            raise UserError(
+                "this backbone draws no images, which refinement needs: use refine=none"
+            )
+        without = [view.name for view in self.views if view.image is None]
+        if initial == "source" and without:
+            raise UserError(
+                f"refine.initial=source needs an image of every view, and {without[0]} has none: "
+                "use refine.initial=renders"
+            )
+        self.representation, self.backbone, self.editor = representation, backbone, editor
+        self.text_tgt, self.text_src = text_tgt, text_src
+        self.every, self.batch_size, self.seed = every, batch_size, seed
+        self.input, self.initial = input, initial
+        self._beginning: dict[int, Tensor] = {}
+        self._edited: dict[int, Tensor] = {}
+
+    def begin(self) -> None:
+        """Renders every view, unless a checkpoint brought the renders or nothing needs them."""
+        self.representation.begin_edit()
+        if self._beginning or (self.input == "current" and self.initial == "source"):
+            return
+        with Progress("renders of all views", len(self.views)) as progress:
+            for index, view in enumerate(self.views):
+                self._beginning[index] = _to_bytes(self._render(view))
+                progress.update(index + 1)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return self.representation.parameter_groups()
+
+    def loss(
+        self, step: int, progress: float, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, float]]:
+        if step % self.every == 0:
+            self._redraw(self.turn(step // self.every), generator)
+        chosen = torch.randperm(len(self.views), generator=generator)[: self.batch_size].tolist()
+        pairs = [(self._fitted_view(index), self.training_image(index)) for index in chosen]
+        scalar, logs = self.representation.reconstruction_loss(pairs, generator)
+        return scalar, {**logs, "redrawn": float(len(self._edited))}
+
+    def turn(self, edit: int) -> int:
+        """Which view edit number 0, 1, … is of: each view once in a round, in random order."""
+        count = len(self.redrawable)
+        generator = step_generator(self.seed, "rounds of views", edit // count)
+        return self.redrawable[int(torch.randperm(count, generator=generator)[edit % count])]
+
+    def training_image(self, index: int) -> Tensor:
+        """The image [3,H,W] in [0,1] that a view is fitted to at present."""
+        if index in self._edited:
+            return self._edited[index].float() / 255
+        if self.initial == "source":
+            image = self.views[index].image
+            assert image is not None
+            return image
+        return self._beginning[index].float() / 255
+
+    def _fitted_view(self, index: int) -> View:
+        """The view, without the source's transparency where its image is not the source's.
+
+        What an edit adds may lie where the source was transparent.
+        """
+        own = self.initial == "source" and index not in self._edited
+        return self.views[index] if own else replace(self.views[index], alpha=None)
+
+    @torch.no_grad()
+    def _redraw(self, index: int, generator: torch.Generator) -> None:
+        view = self.views[index]
+        if self.input == "current":
+            image = self._render(view)
+        else:
+            image = self._beginning[index].float() / 255
+        # A view that has no image was first seen as the stage's beginning showed it.
+        source = self._beginning[index].float() / 255 if view.image is None else view.image
+        image = image[None].to(self.backbone.device)
+        edited = self.editor.edit(
+            self.backbone,
+            image,
+            resize(source.to(image), *image.shape[-2:])[None],
+            self.text_tgt,
+            self.text_src,
+            generator=generator,
+        )
+        self._edited[index] = _to_bytes(edited[0])
+
+    @torch.no_grad()
+    def _render(self, view: View) -> Tensor:
+        return self.representation.render(view)[0].clamp(0, 1).cpu()
+
+    def after_step(self, step: int) -> None:
+        self.representation.regularise()
+
+    def renders(self) -> dict[str, Tensor]:
+        """The first of the edited views, so that the filmstrip goes on where the edit's ended."""
+        view = self.views[self.redrawable[0]]
+        return {view.name: self._render(view)}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """θ, the renders of the stage's beginning and the images redrawn since."""
+        state = with_prefix("representation", dict(self.representation.state_dict()))
+        for name, images in (("beginning", self._beginning), ("edited", self._edited)):
+            state |= with_prefix(name, {str(index): image for index, image in images.items()})
+        return state
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.representation.load_state_dict(under("representation", state))
+        self._beginning = {int(index): image for index, image in under("beginning", state).items()}
+        self._edited = {int(index): image for index, image in under("edited", state).items()}
+
+
+def refine_stage(
+    cfg: DictConfig,
+    scene: Scene,
+    representation: Representation,
+    backbone: Backbone,
+    text_tgt: Text,
+    text_src: Text,
+) -> Stage | None:
+    """The stage that the config group `refine` describes; None for `refine=none`.
+
+    Args:
+        cfg: the configuration of `pds edit`, its interpolations filled in.
+        text_tgt, text_src: the encoded prompts of the edit.
+    """
+    from pds_cli.instantiate import instantiate
+
+    node, allow = cfg.refine, list(cfg.allow_modules)
+    if node is None or node.editor is None:
+        return None
+    objective = DatasetUpdateObjective(
+        scene,
+        representation,
+        backbone,
+        instantiate(node.editor, allow_modules=allow),
+        text_tgt,
+        text_src,
+        every=node.every,
+        batch_size=node.batch_size,
+        input=node.input,
+        initial=node.initial,
+        seed=cfg.seed,
+    )
+    lr = cfg.lr if node.lr is None else node.lr
+    return Stage(
+        "refine",
+        objective,
+        steps=node.steps,
+        optimizer=lambda groups: instantiate(
+            cfg.optimizer, with_lr(groups, lr), lr=lr, allow_modules=allow
+        ),
+    )
+
+
+def _to_bytes(image: Tensor) -> Tensor:
+    """[3,H,W] in [0,1] as uint8 on the CPU."""
+    return (image.clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+
+
+def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise UserError(f"refine.{name}={value} is unknown; choose one of {', '.join(choices)}")

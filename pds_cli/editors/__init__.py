@@ -1,0 +1,6 @@
+"""Editors: images edited by text, one at a time, with no knowledge of a scene."""
+
+from pds_cli.editors.base import Editor
+from pds_cli.editors.sdedit import SDEdit
+
+__all__ = ["Editor", "SDEdit"]

@@ -1,0 +1,1 @@
+"""Numba CPU kernels with hand-written adjoints; nothing else in the package knows Numba."""

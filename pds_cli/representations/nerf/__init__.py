@@ -1,0 +1,1 @@
+"""Neural radiance fields: a hash-grid field, volume rendering, and the representation."""

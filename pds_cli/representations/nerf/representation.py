@@ -1,0 +1,462 @@
+"""A NeRF as a representation: rendered by cameras, fitted to images, edited by distillation."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pds_cli.backbones.base import Backbone, resolve_device
+from pds_cli.errors import UserError
+from pds_cli.files import write_text
+from pds_cli.fitting import FitSettings
+from pds_cli.images import resize
+from pds_cli.representations.base import Rendering, Representation
+from pds_cli.representations.nerf import volume
+from pds_cli.representations.nerf.encoding import GridLayout
+from pds_cli.representations.nerf.field import RadianceField
+from pds_cli.representations.nerf.occupancy import OccupancyGrid
+from pds_cli.runs.checkpoint import load_checkpoint, save_checkpoint
+from pds_cli.scenes.base import Region, Scene, View
+from pds_cli.scenes.cameras import Camera
+
+BACKGROUNDS = ("learned", "white", "black", "random")
+_PIECE = 1 << 15  # samples looked at together; see `RadianceField.forward`
+_SPARSE = 0.2  # share of occupied cells up to which a step of the fit takes all its rays
+_DARK = 1e-3  # samples that receive less of their ray's light than this are left out
+
+
+@dataclass(frozen=True)
+class _Rays:
+    """Rays in the region's frame.
+
+    origins, directions: [R,3]. jitter: [R] in (0,1]. background: [R,3], what is behind them.
+    view: [R], whose appearance they show; −1: nobody's.
+    """
+
+    origins: Tensor
+    directions: Tensor
+    jitter: Tensor
+    background: Tensor
+    view: Tensor
+
+    def split(self, size: int) -> list[_Rays]:
+        parts = [getattr(self, f.name).split(size) for f in fields(self)]
+        return [_Rays(*part) for part in zip(*parts, strict=True)]
+
+    @staticmethod
+    def cat(several: Sequence[_Rays]) -> _Rays:
+        return _Rays(*(torch.cat([getattr(r, f.name) for r in several]) for f in fields(_Rays)))
+
+
+class NeRF(Representation):
+    """A hash-grid radiance field with volume rendering.
+
+    Mildenhall et al. 2020 (arXiv 2003.08934) with the encoding of Müller et al. 2022
+    (arXiv 2201.05989). Empty space is skipped by an occupancy grid that is updated in every
+    stage, so it follows the edit.
+
+    Args:
+        scene: a scene of posed views; gives the region and the size of renders.
+        backbone: only its device is used.
+        grid: fields of `GridLayout`.
+        encoding: backend of the hash grid: auto, tinycudann, numba or torch.
+        hidden, sh_degree, density_bias: see `RadianceField`.
+        appearance: whether each view has an appearance vector of its own.
+        background: what is behind everything: `learned` colour, `white`, `black`, or `random`
+            (another colour at each step; fit images with alpha against it).
+        render_size: longer side of the renders that are edited, in pixels; None: the views' own.
+        step: a sample's length in radii of the region; longer outside of it (`volume.march`).
+        occupancy: cells a side of the occupancy grid.
+        explore: part of the empty cells that count as occupied during an edit, so that density
+            can grow there.
+        density_growth: during an edit the gradient to the raw density is at least as large as at
+            this density (per radius), so that empty space has a slope to climb.
+        update_every: optimiser steps between updates of the occupancy grid.
+        rays: rays a step of the fit; at first fewer, while most of space may hold something.
+        chunk: rays rendered at once; larger renders are cut into chunks of this size, which
+            bounds the memory whatever the image's size.
+        network_lr: the networks' step size, as a part of the grid's.
+        fit: fields of `FitSettings`: how it is fitted to the scene before an edit.
+
+    Raises:
+        UserError: an option out of range, or a scene without posed views.
+    """
+
+    steps: Tensor
+    background_logit: Tensor
+
+    def __init__(
+        self,
+        scene: Scene,
+        backbone: Backbone,
+        *,
+        grid: Mapping[str, Any] | None = None,
+        encoding: str = "auto",
+        hidden: int = 64,
+        sh_degree: int = 2,
+        density_bias: float = -2.0,
+        appearance: bool = False,
+        background: str = "learned",
+        render_size: int | None = None,
+        step: float = 0.03,
+        occupancy: int = 96,
+        explore: float = 0.0,
+        density_growth: float = 0.0,
+        update_every: int = 16,
+        rays: int = 4096,
+        chunk: int = 8192,
+        network_lr: float = 0.1,
+        fit: Mapping[str, Any] | None = None,
+    ) -> None:
+        region = scene.region
+        if region is None or any(view.camera is None for view in scene.views):
+            raise UserError(
+                "representation=nerf needs a scene of posed views, such as scene=figurine or "
+                "scene=nerfstudio; for one picture use representation=image"
+            )
+        names = [view.name for view in scene.views]
+        options = {k: v for k, v in locals().items() if k in _OPTIONS}
+        cameras = {
+            "train": {view.name: view.camera for view in scene.views},
+            "eval": {view.name: view.camera for view in scene.eval_views},
+        }
+        super().__init__()
+        self._build(region, names, backbone.device, options)
+        self.fit_settings = FitSettings(**(fit or {}))
+        self.update_occupancy()
+        self.cameras: dict[str, dict[str, Any]] = cameras
+
+    def _build(
+        self, region: Region, names: list[str], device: torch.device, options: dict[str, Any]
+    ) -> None:
+        if options["background"] not in BACKGROUNDS:
+            raise UserError(
+                f"representation.background={options['background']}: choose one of "
+                f"{', '.join(BACKGROUNDS)}"
+            )
+        _check(options)
+        self.options = {**options, "grid": dict(options["grid"] or {})}
+        self._region, self.names = region, names
+        self.background = options["background"]
+        self.render_size, self.chunk = options["render_size"], int(options["chunk"])
+        self.rays, self.update_every = int(options["rays"]), int(options["update_every"])
+        generator = torch.Generator().manual_seed(torch.initial_seed() % 2**31)
+        self.field = RadianceField(
+            GridLayout(**self.options["grid"]),
+            encoding=options["encoding"],
+            hidden=options["hidden"],
+            sh_degree=options["sh_degree"],
+            density_bias=options["density_bias"],
+            appearance=len(names) if options["appearance"] else 0,
+            device=device,
+            generator=generator,
+        )
+        # A cell counts where one step through it takes 1 % of the light.
+        self.occupancy = OccupancyGrid(options["occupancy"], 0.01 / options["step"]).to(device)
+        learned = options["background"] == "learned"
+        self.background_logit = torch.nn.Parameter(torch.zeros(3, device=device), learned)
+        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+
+    # ------------------------------------------------------------------ contract
+    @property
+    def region(self) -> Region:
+        """Where the scene is, in world units."""
+        return self._region
+
+    @property
+    def device(self) -> torch.device:
+        """Where the field is."""
+        return self.background_logit.device
+
+    def render(self, view: View) -> Tensor:
+        """The image [1,3,H,W] in [0,1] that the view's camera sees; differentiable in θ.
+
+        While gradients are recorded, samples are shifted by a jitter that changes with every
+        optimiser step.
+        """
+        assert view.camera is not None
+        camera = self._sized(view.camera)
+        rays = self._camera_rays(camera, view.name, jittered=torch.is_grad_enabled())
+        rgb = self._color(rays)
+        return rgb.T.reshape(1, 3, camera.height, camera.width)
+
+    @torch.no_grad()
+    def render_camera(self, camera: Camera) -> Rendering:
+        """Colour, depth and opacity as the camera sees them, at the camera's own size."""
+        rays = self._camera_rays(camera, None, jittered=False)
+        out = torch.cat([torch.cat(self._trace(part, True), -1) for part in rays.split(self.chunk)])
+        picture = out.T.reshape(5, camera.height, camera.width)
+        depth = picture[3] * self._region.radius
+        return Rendering(picture[:3].clamp(0, 1), depth, picture[4].clamp(0, 1))
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The grid, the networks, and the learned background, each with its own step size."""
+        grid = [self.field.grid.table]
+        rest = [p for name, p in self.field.named_parameters() if name != "grid.table"]
+        groups: list[dict[str, Any]] = [{"params": grid}]
+        groups.append({"params": rest, "lr_scale": self.options["network_lr"]})
+        if self.background_logit.requires_grad:
+            groups.append({"params": [self.background_logit], "lr_scale": 2.0})
+        return groups
+
+    def begin_edit(self) -> None:
+        """Lets density grow in empty space from now on."""
+        self.occupancy.explore = self.options["explore"]
+        self.field.growth = self.options["density_growth"]
+
+    def fit_options(self) -> dict[str, Any]:
+        """All options but those that leave the fit as it is."""
+        same = ("encoding", "render_size", "chunk", "explore", "density_growth")
+        return {k: v for k, v in self.options.items() if k not in same}
+
+    def regularise(self) -> None:
+        """Counts optimiser steps, and now and then looks at the occupancy grid anew."""
+        self.steps += 1
+        if int(self.steps) % self.update_every == 0:
+            self.update_occupancy(0.25 if int(self.steps) >= 8 * self.update_every else 1.0)
+
+    def update_occupancy(self, part: float = 1.0) -> None:
+        """Looks at a share of the occupancy grid's cells; random numbers follow the step."""
+        generator = torch.Generator().manual_seed(int(self.steps))
+        self.occupancy.update(lambda x: self.field.density(x)[0], generator, part)
+
+    def reconstruction_loss(
+        self, pairs: Sequence[tuple[View, Tensor]], generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Mean squared error of at most `rays` random pixels of the views' images, with a graph.
+
+        With an alpha channel the image is laid over this step's background; a learned one
+        becomes what the scene laid it over.
+        """
+        share = max(1, self._affordable_rays() // len(pairs))
+        drawn = [self._draw(view, image, share, generator) for view, image in pairs]
+        rays = _Rays.cat([rays for rays, _ in drawn])
+        loss = (self._color(rays) - torch.cat([wanted for _, wanted in drawn])).square().mean()
+        return loss, {"psnr": -10 * math.log10(max(float(loss.detach()), 1e-10))}
+
+    def _affordable_rays(self) -> int:
+        """Rays of a step: fewer while much of space is occupied, so that samples stay as many."""
+        occupied = float(self.occupancy.occupied.float().mean())
+        return int(self.rays * min(1.0, _SPARSE / max(occupied, 1e-6)))
+
+    def _draw(
+        self, view: View, image: Tensor, count: int, generator: torch.Generator
+    ) -> tuple[_Rays, Tensor]:
+        """The rays of random pixels of an image, and the colours [count,3] they should have."""
+        assert view.camera is not None
+        height, width = image.shape[-2:]
+        if view.mask is None:
+            pixels = torch.randint(height * width, (count,), generator=generator)
+        else:
+            allowed = (resize(view.mask, height, width)[0].flatten() > 0.5).nonzero()[:, 0]
+            pixels = allowed[torch.randint(len(allowed), (count,), generator=generator)]
+        rays = self._pixel_rays(view.camera.scaled(height, width), pixels, view.name, generator)
+        wanted = image.flatten(1)[:, pixels].T.to(self.device)
+        if view.alpha is not None and self.background != "learned":
+            left = 1 - resize(view.alpha, height, width).flatten()[pixels, None].to(self.device)
+            if view.backdrop is None:
+                wanted = wanted * (1 - left) + left * rays.background
+            else:
+                wanted = wanted + left * (rays.background - wanted.new_tensor(view.backdrop))
+        return rays, wanted
+
+    @torch.no_grad()
+    def density(self, points: Tensor) -> Tensor:
+        """σ [N] at world points [N,3], per world unit."""
+        found = self.field.density(volume.contract(self._framed(points), self._region.unbounded))
+        return found[0] / self._region.radius
+
+    @torch.no_grad()
+    def color(self, points: Tensor, directions: Tensor) -> Tensor:
+        """Colours [N,3] in [0,1] of world points [N,3] seen along unit directions [N,3]."""
+        where = volume.contract(self._framed(points), self._region.unbounded)
+        return self.field.color(self.field.density(where)[1], directions.to(where))
+
+    # ------------------------------------------------------------------ files
+    def export(self, folder: Path) -> list[Path]:
+        """Writes `nerf.safetensors`, which `load` reads, and `cameras.json`; returns the paths."""
+        folder = Path(folder)
+        meta = {"options": self.options, "region": asdict(self._region), "views": self.names}
+        save_checkpoint(folder / "nerf.safetensors", self.state_dict(), meta)
+        listed = {
+            part: [{"name": name, **camera.to_dict()} for name, camera in found.items()]
+            for part, found in self.cameras.items()
+        }
+        write_text(folder / "cameras.json", json.dumps(listed, indent=1) + "\n")
+        return [folder / "nerf.safetensors", folder / "cameras.json"]
+
+    @classmethod
+    def load(cls, path: Path, device: str = "auto") -> NeRF:
+        """A NeRF from what `export` wrote; it needs neither the scene nor a backbone.
+
+        Raises:
+            UserError: no such file, or a damaged one.
+        """
+        tensors, meta = load_checkpoint(Path(path))
+        found = cls.__new__(cls)
+        Representation.__init__(found)
+        try:
+            options, region = dict(meta["options"]), Region(**_tupled(meta["region"]))
+            options["encoding"] = "auto"  # the table fits every backend
+            found._build(region, meta["views"], resolve_device(device), options)
+            found.load_state_dict(tensors)
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise UserError(f"{path} is no NeRF of this version of pds ({error})") from error
+        found.cameras = _cameras(Path(path).with_name("cameras.json"))
+        return found.eval()
+
+    # ------------------------------------------------------------------ rendering
+    def _sized(self, camera: Camera) -> Camera:
+        """The camera at `render_size`."""
+        if self.render_size is None:
+            return camera
+        ratio = self.render_size / max(camera.height, camera.width)
+        sides = (max(1, round(side * ratio)) for side in (camera.height, camera.width))
+        return camera.scaled(*sides)
+
+    def _framed(self, points: Tensor) -> Tensor:
+        points = points.to(self.device)
+        return (points - points.new_tensor(self._region.centre)) / self._region.radius
+
+    def _camera_rays(self, camera: Camera, name: str | None, jittered: bool) -> _Rays:
+        pixels = torch.arange(camera.width * camera.height)
+        generator = torch.Generator().manual_seed(int(self.steps)) if jittered else None
+        return self._pixel_rays(camera, pixels, name, generator)
+
+    def _pixel_rays(
+        self, camera: Camera, pixels: Tensor, name: str | None, generator: torch.Generator | None
+    ) -> _Rays:
+        origins, directions = camera.rays(pixels)
+        count = len(pixels)
+        jitter = torch.ones(count)
+        background = torch.full((count, 3), {"white": 1.0, "black": 0.0}.get(self.background, 0.5))
+        if generator is not None:
+            jitter = 1 - torch.rand(count, generator=generator)
+            if self.background == "random":
+                background = torch.rand(3, generator=generator).expand(count, 3)
+        known = self.options["appearance"] and name in self.names
+        view = torch.full((count,), self.names.index(name) if known and name else -1)
+        parts = (self._framed(origins), directions, jitter, background, view)
+        return _Rays(*(part.to(self.device) for part in parts))
+
+    def _color(self, rays: _Rays) -> Tensor:
+        """Colours [R,3] with a graph; in chunks that are rendered again for their gradient."""
+        if len(rays.jitter) <= self.chunk or not torch.is_grad_enabled():
+            return torch.cat([self._trace(part)[0] for part in rays.split(self.chunk)])
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        return _Recomputed.apply(self, rays, *parameters)
+
+    def _trace(self, rays: _Rays, more: bool = False) -> tuple[Tensor, ...]:
+        """Colours [R,3]; with `more` also depth [R,1] in radii and opacity [R,1]."""
+        region, options = self._region, self.options
+        nears, fars = volume.limits(
+            rays.origins,
+            rays.directions,
+            region.near / region.radius,
+            region.far / region.radius,
+            region.unbounded,
+        )
+        samples = volume.march(
+            rays.origins, rays.directions, nears, fars, rays.jitter, self.occupancy.occupied,
+            unbounded=region.unbounded, step=options["step"],
+        )  # fmt: skip
+        samples, spots, index = self._lit(rays, samples)
+        sigma, values = self.field(spots, rays.directions[index], rays.view[index])
+        if more:
+            values = torch.cat([values, samples.t[:, None]], -1)
+        out, left, _ = volume.composite(samples, sigma, values)
+        background = rays.background
+        if self.background == "learned":
+            background = torch.sigmoid(self.background_logit)
+        color = out[:, :3] + left[:, None] * background
+        if not more:
+            return (color,)
+        opacity = 1 - left[:, None]
+        return color, out[:, 3:] / opacity.clamp_min(1e-6), opacity
+
+    @torch.no_grad()
+    def _lit(self, rays: _Rays, samples: volume.Samples) -> tuple[volume.Samples, Tensor, Tensor]:
+        """Leaves out samples that no light reaches; also returns their places and rays."""
+        index = samples.rays
+        spots = self._spots(rays, samples, index)
+        sigma = torch.cat([self.field.density(part)[0] for part in spots.split(_PIECE)])
+        lit = volume.visible(samples, sigma, _DARK)
+        return samples.keep(lit), spots[lit], index[lit]
+
+    def _spots(self, rays: _Rays, samples: volume.Samples, index: Tensor) -> Tensor:
+        where = rays.origins[index] + samples.t[:, None] * rays.directions[index]
+        return volume.contract(where, self._region.unbounded)
+
+
+_OPTIONS = (
+    "grid", "encoding", "hidden", "sh_degree", "density_bias", "appearance", "background",
+    "render_size", "step", "occupancy", "explore", "density_growth", "update_every", "rays",
+    "chunk", "network_lr",
+)  # fmt: skip
+
+
+def _check(options: Mapping[str, Any]) -> None:
+    """UserError for a number out of its range."""
+    least = {"step": 1e-4, "chunk": 1, "rays": 1, "occupancy": 2, "update_every": 1, "hidden": 1}
+    for name, low in least.items():
+        if not options[name] >= low:
+            raise UserError(f"representation.{name}={options[name]} must be at least {low:g}")
+    if options["render_size"] is not None and options["render_size"] < 8:
+        raise UserError(
+            f"representation.render_size={options['render_size']} must be at least 8 pixels, or "
+            "null for the views' own size"
+        )
+    for name in ("explore", "density_growth", "network_lr"):
+        if not options[name] >= 0:
+            raise UserError(f"representation.{name}={options[name]} must not be negative")
+
+
+class _Recomputed(torch.autograd.Function):
+    """Renders without a graph, and again chunk by chunk when the image's gradient is known.
+
+    Memory does not grow with the image: one chunk's graph exists at a time.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, nerf: NeRF, rays: _Rays, *parameters: Tensor) -> Tensor:
+        ctx.nerf, ctx.rays, ctx.parameters = nerf, rays, parameters
+        with torch.no_grad():
+            return torch.cat([nerf._trace(part)[0] for part in rays.split(nerf.chunk)])
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        sums = [torch.zeros_like(p) for p in ctx.parameters]
+        chunk = ctx.nerf.chunk
+        for part, upstream in zip(ctx.rays.split(chunk), grads[0].split(chunk), strict=True):
+            with torch.enable_grad():
+                color = ctx.nerf._trace(part)[0]
+            found = torch.autograd.grad(color, ctx.parameters, upstream, allow_unused=True)
+            for total, value in zip(sums, found, strict=True):
+                if value is not None:
+                    total += value
+        return None, None, *sums
+
+
+def _tupled(found: dict[str, Any]) -> dict[str, Any]:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
+
+
+def _cameras(path: Path) -> dict[str, dict[str, Any]]:
+    if not path.is_file():
+        return {"train": {}, "eval": {}}
+    try:
+        listed = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            part: {entry["name"]: Camera.from_dict(entry) for entry in listed[part]}
+            for part in ("train", "eval")
+        }
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error})") from error

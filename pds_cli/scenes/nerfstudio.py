@@ -1,0 +1,81 @@
+"""Scenes in nerfstudio's format: a folder with `transforms.json` and its images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pds_cli.errors import UserError
+from pds_cli.scenes.capture import CaptureScene, scene_folder
+from pds_cli.scenes.poses import IDENTITY, Similarity
+from pds_cli.scenes.transforms import frames_of, read_transforms, split_of
+
+_LAYOUT = "transforms.json and the images that it names (nerfstudio's format)"
+
+
+class NerfstudioScene(CaptureScene):
+    """Photos with cameras from a `transforms.json`.
+
+    Args:
+        path: the folder with `transforms.json`, or such a file.
+        downscale: read the images from `images_<downscale>` instead of `images`.
+        source_url: where the data can be had, for the sentence when it is not there.
+        source_prompt, max_size, orientation, centre, auto_scale, eval_interval, background: see
+            `CaptureScene`. Photos are held out by the file's own lists where it has them.
+
+    `transform` starts from the world before the file's `applied_transform` and `applied_scale`.
+
+    Raises:
+        UserError: no such folder, or a frame that cannot be used, with its name and field.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        source_prompt: str | None = None,
+        *,
+        downscale: int | None = None,
+        max_size: int | None = 512,
+        orientation: str = "up",
+        centre: str = "poses",
+        auto_scale: bool = True,
+        eval_interval: int = 8,
+        background: str | Sequence[float] = "white",
+        source_url: str | None = None,
+    ) -> None:
+        file = scene_folder(path, _LAYOUT, source_url)
+        if file.is_dir():
+            file = scene_folder(file / "transforms.json", _LAYOUT, source_url)
+        found = read_transforms(file)
+        super().__init__(
+            split_of(file, found, frames_of(file, found, downscale)),
+            source_prompt=source_prompt,
+            max_size=max_size,
+            orientation=orientation,
+            centre=centre,
+            auto_scale=auto_scale,
+            eval_interval=eval_interval,
+            background=background,
+            applied=_applied(file, found),
+        )
+
+
+def _applied(file: Path, found: dict[str, Any]) -> Similarity:
+    """What was done to the capture's world before the file was written."""
+    matrix, scale = found.get("applied_transform"), found.get("applied_scale", 1.0)
+    try:
+        rows = IDENTITY.matrix if matrix is None else torch.tensor(matrix, dtype=torch.float64)
+        if rows.shape not in ((3, 4), (4, 4)) or not rows.isfinite().all():
+            raise ValueError
+        if isinstance(scale, bool) or not 0 < float(scale) < float("inf"):
+            raise ValueError
+    except (TypeError, ValueError, RuntimeError):
+        raise UserError(
+            f"{file}: applied_transform must be 3 or 4 rows of 4 finite numbers, and "
+            "applied_scale a number above 0"
+        ) from None
+    return Similarity(rows[:3], float(scale))

@@ -1,0 +1,291 @@
+"""Structure from motion: cameras for a folder of photos. Needs the extra `pds[colmap]`."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pds_cli.errors import UserError
+from pds_cli.files import atomic_path, write_text
+from pds_cli.progress import Progress
+from pds_cli.scenes.cameras import Camera
+from pds_cli.scenes.colmap import PARAMETERS, camera_of, pycolmap
+
+MATCHINGS = ("exhaustive", "sequential")
+_PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+_VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
+_EXIF_ORIENTATION = 0x0112
+_PAIRS_AT_ONCE = 500
+_LENS = ("k1", "k2", "p1", "p2", "k3", "k4")
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What came of an import.
+
+    photos, left_out: names of the photos that have a camera now, and of those that have none.
+    points: how many points were triangulated.
+    error: mean distance in pixels between where points are seen and where they project to.
+    """
+
+    photos: list[str]
+    left_out: list[str]
+    points: int
+    error: float
+
+
+def import_photos(
+    folder: str | os.PathLike[str],
+    out: Path,
+    *,
+    matching: str = "exhaustive",
+    overlap: int = 10,
+    camera_model: str = "OPENCV",
+    max_size: int | None = 1600,
+    seed: int = 0,
+) -> Imported:
+    """Finds the cameras of photos and writes a scene that `scene=nerfstudio` reads.
+
+    `out` gets `images/`, upright copies; `sparse/0/`, the COLMAP model; and `transforms.json`,
+    last, so that a folder that has it is complete.
+
+    Args:
+        folder: of the photos, one scene from many sides.
+        matching: compare all pairs (`exhaustive`), or each photo with the `overlap` next ones by
+            name (`sequential`, for the frames of a film).
+        camera_model: one of the models that `ColmapScene` reads; photos of one size share a
+            camera.
+        max_size: the longer side of the copies in pixels at most.
+
+    Raises:
+        UserError: no photos there, `out` holds a scene already, pycolmap is missing, or the photos
+            could not be placed.
+    """
+    _check(matching, camera_model, out)
+    photos = photo_files(folder)
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out, prefix=".import_") as scratch:
+        images = Path(scratch) / "images"
+        groups = _copies(photos, images, max_size)
+        names = sorted(name for group in groups.values() for name in group)
+        database = Path(scratch) / "database.db"
+        _features(database, images, groups, camera_model, seed)
+        _matches(database, list(_pairs(names, overlap if matching == "sequential" else None)))
+        model = _mapped(database, images, Path(scratch), names)
+        return _write(out, images, model, names)
+
+
+def _check(matching: str, camera_model: str, out: Path) -> None:
+    if matching not in MATCHINGS:
+        raise UserError(f"matching={matching} is unknown; choose one of {', '.join(MATCHINGS)}")
+    if camera_model not in PARAMETERS:
+        raise UserError(
+            f"camera_model={camera_model} is unknown; choose one of {', '.join(PARAMETERS)}"
+        )
+    pycolmap()  # its absence is said before anything is copied
+    if (out / "transforms.json").exists() or (out / "images").exists():
+        raise UserError(f"{out} holds a scene already: choose another folder with out=<folder>")
+
+
+def photo_files(folder: str | os.PathLike[str]) -> list[Path]:
+    """The photos in a folder, by name.
+
+    Raises:
+        UserError: no folder, a film, or fewer than 3 photos.
+    """
+    path = Path(folder).expanduser()
+    if path.suffix.lower() in _VIDEOS:
+        raise UserError(
+            f"{path} is a film: save its frames as photos first, for example with "
+            "ffmpeg -i film.mp4 -vf fps=2 photos/%04d.jpg"
+        )
+    if not path.is_dir():
+        raise UserError(f"images={folder} is not a folder: give the folder of the photos")
+    photos = sorted(file for file in path.iterdir() if file.suffix.lower() in _PHOTOS)
+    if len(photos) < 3:
+        raise UserError(
+            f"{path} has {len(photos)} photos ({', '.join(_PHOTOS)}): at least 3 are needed, and "
+            "50 to 200 from all sides are usual"
+        )
+    return photos
+
+
+# --- copies --------------------------------------------------------------------------------------
+
+
+def _copies(
+    photos: Sequence[Path], into: Path, max_size: int | None
+) -> dict[tuple[int, int], list[str]]:
+    """Writes upright copies, at most `max_size` long; their names by (width, height)."""
+    into.mkdir()
+    stems = [photo.stem for photo in photos]
+    groups: dict[tuple[int, int], list[str]] = {}
+    with Progress("copy photos", len(photos)) as progress:
+        for number, photo in enumerate(photos):
+            # Views are named by the stem alone, so a.jpg and a.png must differ in it.
+            stem = photo.stem if stems.count(photo.stem) == 1 else photo.name.replace(".", "_")
+            jpeg = photo.suffix.lower() in (".jpg", ".jpeg")
+            name = f"{stem}.jpg" if jpeg else f"{stem}.png"
+            groups.setdefault(_copy(photo, into / name, max_size), []).append(name)
+            progress.update(number + 1)
+    return groups
+
+
+def _copy(photo: Path, target: Path, max_size: int | None) -> tuple[int, int]:
+    """Writes one copy; returns its width and height.
+
+    EXIF is kept, for it holds the focal length that the search starts from.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(photo) as file:
+            file.load()
+            long = max_size is not None and max(file.size) > max_size
+            rotated = file.getexif().get(_EXIF_ORIENTATION, 1) != 1
+            if not (long or rotated) and file.format in ("JPEG", "PNG"):
+                with atomic_path(target) as temporary:
+                    shutil.copyfile(photo, temporary)
+                return file.size
+            picture = ImageOps.exif_transpose(file)
+            exif = picture.getexif()
+            alpha = picture.has_transparency_data and target.suffix == ".png"
+            picture = picture.convert("RGBA" if alpha else "RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{photo} is no photo that can be read ({error}): leave it out") from error
+    if max_size is not None:
+        picture.thumbnail((max_size, max_size), Image.Resampling.LANCZOS)
+    kind: dict[str, Any] = {"format": "PNG"}
+    if target.suffix == ".jpg":
+        kind = {"format": "JPEG", "quality": 95, "exif": exif}
+    with atomic_path(target) as temporary:
+        picture.save(temporary, **kind)
+    return picture.size
+
+
+# --- reconstruction ------------------------------------------------------------------------------
+
+
+def _features(
+    database: Path,
+    images: Path,
+    groups: dict[tuple[int, int], list[str]],
+    camera_model: str,
+    seed: int,
+) -> None:
+    """Finds SIFT features; photos of one size get one camera."""
+    module = pycolmap()
+    module.logging.minloglevel = int(module.logging.FATAL)
+    module.set_random_seed(seed)
+    done, total = 0, sum(map(len, groups.values()))
+    with Progress("find features", total) as progress:
+        for number, names in enumerate(groups.values()):
+            for name in names:
+                options = module.ImageReaderOptions(camera_model=camera_model)
+                if name != names[0]:
+                    options.existing_camera_id = number + 1
+                module.extract_features(
+                    database,
+                    images,
+                    [name],
+                    camera_mode=module.CameraMode.SINGLE,
+                    reader_options=options,
+                )
+                done += 1
+                progress.update(done)
+
+
+def _pairs(names: Sequence[str], overlap: int | None) -> Iterator[tuple[str, str]]:
+    for index, first in enumerate(names):
+        last = len(names) if overlap is None else index + 1 + overlap
+        for second in names[index + 1 : last]:
+            yield first, second
+
+
+def _matches(database: Path, pairs: Sequence[tuple[str, str]]) -> None:
+    """Matches the features of pairs of photos and keeps what one camera motion explains."""
+    module = pycolmap()
+    file = database.with_name("pairs.txt")
+    with Progress("match photos", len(pairs)) as progress:
+        for start in range(0, len(pairs), _PAIRS_AT_ONCE):
+            some = pairs[start : start + _PAIRS_AT_ONCE]
+            write_text(file, "".join(f"{first} {second}\n" for first, second in some))
+            options = module.ImportedPairingOptions(match_list_path=file)
+            module.match_image_pairs(database, pairing_options=options)
+            progress.update(start + len(some))
+
+
+def _mapped(database: Path, images: Path, scratch: Path, names: Sequence[str]) -> Any:
+    """The largest `pycolmap.Reconstruction` of the photos.
+
+    Raises:
+        UserError: there is none.
+    """
+    module = pycolmap()
+    models = scratch / "models"
+    models.mkdir()
+    with Progress("place photos", len(names)) as progress:
+        placed = 2  # the first pair
+
+        def one_more() -> None:
+            nonlocal placed
+            placed = min(placed + 1, len(names))
+            progress.update(placed)
+
+        found = module.incremental_mapping(database, images, models, next_image_callback=one_more)
+    best = max(found.values(), key=lambda model: model.num_reg_images(), default=None)
+    if best is None or best.num_reg_images() < 3:
+        raise UserError(
+            f"no cameras were found for these {len(names)} photos: neighbours must share at least "
+            "half of what they show, from places a step apart, sharp, of a scene that stands still "
+            "and has texture"
+        )
+    return best
+
+
+# --- the scene -----------------------------------------------------------------------------------
+
+
+def _write(out: Path, images: Path, model: Any, names: Sequence[str]) -> Imported:
+    placed = {
+        image.name: camera_of(image, image.name)
+        for image in model.images.values()
+        if image.has_pose
+    }
+    for name in set(names) - set(placed):
+        (images / name).unlink()
+    model_folder = out / "sparse" / "0"
+    model_folder.mkdir(parents=True, exist_ok=True)
+    model.write(model_folder)
+    os.replace(images, out / "images")
+    transforms = {
+        "camera_model": "OPENCV",
+        "frames": [_frame(name, placed[name]) for name in sorted(placed)],
+    }
+    write_text(out / "transforms.json", json.dumps(transforms, indent=2) + "\n")
+    return Imported(
+        photos=sorted(placed),
+        left_out=sorted(set(names) - set(placed)),
+        points=int(model.num_points3D()),
+        error=float(model.compute_mean_reprojection_error()),
+    )
+
+
+def _frame(name: str, camera: Camera) -> dict[str, Any]:
+    return {
+        "file_path": f"images/{name}",
+        "w": camera.width,
+        "h": camera.height,
+        "fl_x": camera.fx,
+        "fl_y": camera.fy,
+        "cx": camera.cx,
+        "cy": camera.cy,
+        **dict(zip(_LENS, camera.distortion or (0.0,) * 6, strict=True)),
+        "transform_matrix": [*camera.camera_to_world.tolist(), [0.0, 0.0, 0.0, 1.0]],
+    }

@@ -1,0 +1,64 @@
+"""pds export run=<folder> format=… : writes a 3D result of pds fit or pds edit for other programs.
+
+`mesh`: the surface as `mesh.ply` and `mesh.glb`, coloured. `pointcloud`: what the photos' cameras
+see, as coloured points `pointcloud.ply`. `cameras`: `cameras.json`, which pds render reads, and
+`transforms.json` in nerfstudio's format. All are in the scene's own units. They go to
+`exports_<format>/` in the run folder, or to `out=`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from pds_cli.catalogue import did_you_mean
+from pds_cli.config import run_folder
+from pds_cli.errors import UserError
+
+HELP = "write a 3D run as a mesh, a point cloud or cameras"
+CONFIG = "export"
+FORMATS = ("mesh", "pointcloud", "cameras")
+
+
+def main(cfg: DictConfig) -> Path:
+    """Writes the files; returns their folder."""
+    if cfg.format not in FORMATS:
+        raise UserError(
+            f"format={cfg.format} is not known{did_you_mean(cfg.format, FORMATS)} "
+            f"Formats are {', '.join(FORMATS)}."
+        )
+    from pds_cli.exporting import write_cameras, write_mesh, write_point_cloud
+    from pds_cli.path_rendering import load_result
+    from pds_cli.runs.folder import RunFolder
+
+    representation = load_result(cfg.run, cfg.device)
+    run = RunFolder(run_folder())
+    run.write_config(cfg)
+    if cfg.format == "mesh":
+        files, what = write_mesh(
+            run.path,
+            representation,
+            resolution=cfg.resolution,
+            threshold=cfg.threshold,
+            extent=cfg.extent,
+            components=cfg.components,
+        )
+    elif cfg.format == "pointcloud":
+        files, what = write_point_cloud(
+            run.path,
+            representation,
+            points=cfg.points,
+            threshold=cfg.threshold,
+            extent=cfg.extent,
+            opacity=cfg.opacity,
+            seed=cfg.seed,
+        )
+    else:
+        files, what = write_cameras(run.path, representation, pictures=cfg.pictures)
+    summary = {"verb": "export", "run": cfg.run, "format": cfg.format, "result": what}
+    run.write_json("summary.json", {**summary, "status": "done"})
+    print(f"{what}:")
+    for file in files:
+        print(f"  {file}")
+    return run.path

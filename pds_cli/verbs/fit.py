@@ -1,0 +1,104 @@
+"""pds fit scene=… : reconstructs a scene from its posed images, and measures the result.
+
+Writes renders of held-out views, their PSNR, SSIM and LPIPS, and `exports/nerf.safetensors`,
+which `pds render` and `pds export` read. The fit is kept in `representation.fit.cache` too, where
+`pds edit` of the same scene and settings finds it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig
+
+from pds_cli.config import choice, run_folder
+from pds_cli.errors import UserError
+
+if TYPE_CHECKING:
+    from pds_cli.representations.base import Representation
+    from pds_cli.runs.folder import RunFolder
+    from pds_cli.scenes.base import Scene
+
+HELP = "reconstruct a 3D scene from posed images"
+CONFIG = "fit"
+
+
+def main(cfg: DictConfig) -> Path:
+    """Runs the fit in its run folder; returns the path of the report."""
+    import torch
+
+    from pds_cli.fitting import ensure_fit
+    from pds_cli.instantiate import instantiate, resolve_config
+    from pds_cli.runs.folder import RunFolder, environment
+    from pds_cli.runs.report import write_report
+    from pds_cli.runs.settings import resumed
+
+    run = RunFolder(run_folder())
+    settings = resolve_config(cfg)
+    cfg = resumed(cfg, settings, run) if cfg.resume else settings
+    allow = list(cfg.allow_modules)
+    if not cfg.resume:
+        run.clear()
+        run.write_config(cfg)
+    torch.manual_seed(cfg.seed)  # the first weights
+    scene = instantiate(cfg.scene, allow_modules=allow)
+    representation = instantiate(
+        cfg.representation, scene, _Device(cfg.device), allow_modules=allow
+    )
+    if representation.fit_settings is None:
+        raise UserError(
+            "this representation needs no fit; pds fit is for 3D scenes: representation=nerf"
+        )
+    run.write_json("environment.json", environment(str(representation.device), cfg.seed))
+    done = ensure_fit(
+        scene,
+        representation,
+        run,
+        cfg.seed,
+        checkpoint_every=cfg.checkpoint_every,
+        render_every=cfg.render_every,
+    )
+    if not done:
+        print(f"stopped; go on with: pds fit resume={run.path}")
+        raise KeyboardInterrupt
+    _finish(cfg, run, scene, representation)
+    report = write_report(run.path)
+    print(f"report: {report}")
+    return report
+
+
+class _Device:
+    """Stands in for the backbone, of which a fit needs only the device."""
+
+    def __init__(self, name: str) -> None:
+        from pds_cli.backbones.base import resolve_device
+
+        self.device = resolve_device(name)
+
+
+def _finish(cfg: DictConfig, run: RunFolder, scene: Scene, representation: Representation) -> None:
+    """Measures held-out views, and writes renders, exports and the summary."""
+    from pds_cli.fitting import measure
+    from pds_cli.outcome import save_views, seconds_of
+
+    views = scene.eval_views or scene.views
+    metrics = measure(representation, views)
+    save_views(run, representation, views, labels=("photo", "fit"))
+    representation.export(run.path / "exports")
+    seconds = seconds_of(run)
+    run.write_json(
+        "summary.json",
+        {
+            "verb": "fit",
+            "scene": choice("scene"),
+            "source_prompt": cfg.source or "",
+            "seconds": seconds,
+            "steps": representation.fit_settings.steps if representation.fit_settings else 0,
+            "metrics": metrics,
+            "held_out_views": len(scene.eval_views),
+            "status": "done",
+        },
+    )
+    shown = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items())
+    print(f"{len(views)} {'held-out ' if scene.eval_views else ''}views: {shown}")

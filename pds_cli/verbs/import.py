@@ -1,0 +1,44 @@
+"""pds import images=… : finds the cameras of a folder of photos and writes a scene."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from pds_cli.config import run_folder
+
+HELP = "find the cameras of your photos (structure from motion) and write a scene"
+CONFIG = "import"
+
+
+def main(cfg: DictConfig) -> Path:
+    """Writes `images/`, `sparse/0/`, `transforms.json` and `summary.json`; returns the folder."""
+    from pds_cli.runs.folder import RunFolder
+    from pds_cli.scenes.sfm import import_photos
+
+    out = run_folder()
+    found = import_photos(
+        cfg.images,
+        out,
+        matching=cfg.matching,
+        overlap=cfg.overlap,
+        camera_model=cfg.camera_model,
+        max_size=cfg.max_size,
+        seed=cfg.seed,
+    )
+    run = RunFolder(out)
+    run.write_config(cfg)
+    run.write_json(
+        "summary.json", {"verb": "import", "status": "done", **dataclasses.asdict(found)}
+    )
+    total = len(found.photos) + len(found.left_out)
+    print(
+        f"{len(found.photos)} of {total} photos have a camera; {found.points} points, seen within "
+        f"{found.error:.2f} pixels on average"
+    )
+    if found.left_out:
+        print(f"left out: {', '.join(found.left_out)}")
+    print(f"scene: {out} (use it with scene=nerfstudio scene.path={out})")
+    return out

@@ -1,0 +1,914 @@
+"""Captures: every format's cameras see what the photos show, and wrong files are named."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from rendered_scene import (
+    MARKERS,
+    Shot,
+    found_at,
+    mixed,
+    photograph,
+    ring,
+    save,
+    to_binary,
+    write_blender,
+    write_colmap_text,
+    write_nerfstudio,
+)
+from torch import Tensor
+
+from pds_cli.errors import UserError
+from pds_cli.scenes.base import View
+from pds_cli.scenes.blender import BlenderScene
+from pds_cli.scenes.cameras import look_at
+from pds_cli.scenes.capture import CaptureScene
+from pds_cli.scenes.colmap import ColmapScene
+from pds_cli.scenes.nerfstudio import NerfstudioScene
+from pds_cli.scenes.poses import IDENTITY, Similarity, checked_pose, focus, normalisation
+from pds_cli.scenes.sfm import import_photos, photo_files
+
+pytest.importorskip("pyvista", reason="PyVista renders the photos of these tests")
+
+POINTS = torch.tensor(list(MARKERS.values()))
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Shots and what they show."""
+
+    shots: list[Shot]
+    pictures: list[Any]
+
+
+@pytest.fixture(scope="module")
+def plain() -> Photos:
+    """Nine photos of one pinhole camera."""
+    shots = ring(9)
+    return Photos(shots, photograph(shots))
+
+
+@pytest.fixture(scope="module")
+def varied() -> Photos:
+    """Six photos, portrait, landscape and square, each with its own intrinsics and lens."""
+    shots = mixed(6)
+    return Photos(shots, photograph(shots))
+
+
+@pytest.fixture(scope="module")
+def cut_out() -> Photos:
+    """Six photos of the boxes and balls alone, transparent around them."""
+    shots = ring(6)
+    return Photos(shots, photograph(shots, ground=False))
+
+
+def needs_pycolmap() -> None:
+    pytest.importorskip("pycolmap", reason="pycolmap reads and makes COLMAP models")
+
+
+# --- conventions ---------------------------------------------------------------------------------
+
+
+def misses(views: Sequence[View], markers: Tensor) -> list[float]:
+    """Distances in pixels between where markers [N,3] are seen and where cameras put them."""
+    found = []
+    for view in views:
+        assert view.image is not None and view.camera is not None
+        image = view.image.movedim(0, -1).numpy()
+        height, width = image.shape[:2]
+        pixels, depth = view.camera.project(markers)
+        assert (view.camera.height, view.camera.width) == (height, width)
+        for index, colour in enumerate(MARKERS):
+            x, y = pixels[index].tolist()
+            others = (pixels - pixels[index]).norm(dim=-1) < 16
+            inside = 8 < x < width - 8 and 8 < y < height - 8
+            seen = found_at(image, colour)
+            if others.sum() > 1 or not inside or seen is None:
+                continue
+            found.append(math.dist(seen, (x, y)) if depth[index] > 0 else math.inf)
+    return found
+
+
+def assert_seen(scene: CaptureScene, *, least: int = 15) -> None:
+    markers = scene.transform.points(POINTS)
+    found = misses([*scene.views, *scene.eval_views], markers)
+    assert len(found) >= least, "too few markers are in sight to prove anything"
+    assert max(found) < 0.25, sorted(found)
+
+
+def test_nerfstudio_cameras_see_the_markers_through_lenses(varied: Photos, tmp_path: Path) -> None:
+    """Per-frame intrinsics, six distortion coefficients, portrait and landscape."""
+    folder = write_nerfstudio(tmp_path, varied.shots, varied.pictures)
+    scene = NerfstudioScene(folder)
+    assert {tuple(view.image.shape) for view in scene.views if view.image is not None} == {
+        (3, 96, 128),
+        (3, 130, 90),
+        (3, 112, 112),
+    }
+    assert_seen(scene)
+
+
+def test_a_wrong_convention_would_be_noticed(varied: Photos, tmp_path: Path) -> None:
+    """The check above fails without the lens, at half a pixel's shift, and for OpenCV's axes."""
+    folder = write_nerfstudio(tmp_path, varied.shots, varied.pictures)
+    scene = NerfstudioScene(folder)
+    markers = scene.transform.points(POINTS)
+
+    def worst(**changes: Any) -> float:
+        views = [
+            replace(
+                view,
+                camera=replace(
+                    view.camera,  # type: ignore[type-var]
+                    **{key: value(view.camera) for key, value in changes.items()},
+                ),
+            )
+            for view in scene.views
+        ]
+        return max(misses(views, markers), default=math.inf)
+
+    assert worst() < 0.5
+    assert worst(distortion=lambda camera: None) > 0.5
+    assert worst(cx=lambda camera: camera.cx + 0.5) > 0.5
+    flip = torch.tensor([1.0, -1.0, -1.0, 1.0])
+    assert worst(camera_to_world=lambda camera: camera.camera_to_world * flip) == math.inf
+
+
+@pytest.mark.parametrize("orientation", ["up", "pca", "none"])
+@pytest.mark.parametrize("centre", ["poses", "focus", "none"])
+@pytest.mark.parametrize("auto_scale", [True, False])
+def test_normalisation_moves_cameras_and_world_together(
+    plain: Photos, tmp_path: Path, orientation: str, centre: str, auto_scale: bool
+) -> None:
+    folder = write_nerfstudio(tmp_path, plain.shots, plain.pictures)
+    scene = NerfstudioScene(
+        folder, orientation=orientation, centre=centre, auto_scale=auto_scale, max_size=64
+    )
+    assert max(misses(scene.views, scene.transform.points(POINTS)), default=1) < 0.5
+    centres = torch.stack([view.camera.position for view in all_views(scene) if view.camera])
+    region = scene.region
+    assert float(centres.abs().max()) == pytest.approx(region.radius, rel=1e-5)
+    assert (region.radius == pytest.approx(1, rel=1e-5)) or not auto_scale
+    assert region.unbounded and region.near == pytest.approx(0.05 * region.radius)
+    if centre == "poses":
+        assert centres.mean(0).norm() < 1e-5
+    if centre == "focus":
+        target = scene.transform.points(torch.tensor([plain.shots[0].target]))
+        assert target.norm() < 1e-5
+    up = scene.transform.poses(torch.eye(4)[None, :3])[0, :, 2]
+    assert float(up @ torch.tensor(region.up)) > 0.99
+
+
+def all_views(scene: CaptureScene) -> list[View]:
+    return [*scene.views, *scene.eval_views]
+
+
+def test_global_intrinsics_a_field_of_view_and_missing_sizes(plain: Photos, tmp_path: Path) -> None:
+    """camera_angle_x stands beside the frames, and w, h are those of the images."""
+    save(tmp_path / "images", plain.shots, plain.pictures)
+    shot = plain.shots[0]
+    frames = [
+        {"file_path": f"images/{one.name}.png", "transform_matrix": one.matrix()[:3]}
+        for one in plain.shots
+    ]
+    angle = 2 * math.atan(shot.width / 2 / shot.fx)
+    write_json(tmp_path, {"camera_angle_x": angle, "frames": frames})
+    assert_seen(NerfstudioScene(tmp_path))
+
+
+def write_json(folder: Path, content: Any, name: str = "transforms.json") -> Path:
+    (folder / name).write_text(json.dumps(content), encoding="utf-8")
+    return folder
+
+
+def read_json(folder: Path, name: str = "transforms.json") -> Any:
+    return json.loads((folder / name).read_text(encoding="utf-8"))
+
+
+def test_an_applied_transform_is_undone_in_the_scenes_transform(
+    plain: Photos, tmp_path: Path
+) -> None:
+    """Markers are known in the world before it: `transform` starts there."""
+    turn = torch.tensor(look_at((1.0, 2.0, 3.0), (0.3, 0.1, 0.0)).tolist(), dtype=torch.float64)
+    applied = Similarity(turn, 0.4)
+    poses = torch.tensor([shot.matrix() for shot in plain.shots], dtype=torch.float64)
+    moved = applied.poses(poses[:, :3])
+    folder = write_nerfstudio(
+        tmp_path,
+        plain.shots,
+        plain.pictures,
+        applied_transform=turn.tolist(),
+        applied_scale=0.4,
+    )
+    content = read_json(folder)
+    for frame, pose in zip(content["frames"], moved, strict=True):
+        frame["transform_matrix"] = pose.tolist()
+    write_json(folder, content)
+    assert_seen(NerfstudioScene(folder))
+
+
+@pytest.mark.parametrize("binary", [False, True], ids=["text", "binary"])
+@pytest.mark.parametrize(
+    ("model", "place"),
+    [
+        ("OPENCV", "sparse/0"),
+        ("RADIAL", "sparse"),
+        ("SIMPLE_RADIAL", "colmap/sparse/0"),
+        ("PINHOLE", "sparse/0"),
+        ("SIMPLE_PINHOLE", "."),
+    ],
+)
+def test_colmap_cameras_see_the_markers(
+    model: str, place: str, binary: bool, colmap_photos: dict[str, Photos], tmp_path: Path
+) -> None:
+    needs_pycolmap()
+    photos = colmap_photos[model]
+    folder = tmp_path / "capture"
+    write_colmap_text(folder, photos.shots, photos.pictures, model, place)
+    if binary:
+        to_binary(folder / place)
+    assert_seen(ColmapScene(folder), least=10)
+
+
+@pytest.fixture(scope="module")
+def colmap_photos(plain: Photos) -> dict[str, Photos]:
+    """For each camera model, photos through a lens that it can describe."""
+    lenses: dict[str, tuple[float, float, float, float]] = {
+        "OPENCV": (0.1, -0.04, 0.005, -0.008),
+        "RADIAL": (0.12, -0.05, 0.0, 0.0),
+        "SIMPLE_RADIAL": (-0.1, 0.0, 0.0, 0.0),
+    }
+    found = {"SIMPLE_PINHOLE": plain}
+    for model, lens in lenses.items():
+        fy = 121.0 if model == "OPENCV" else 130.0
+        shots = [replace(shot, lens=(*lens, 0.0, 0.0), fy=fy, cx=61.0, cy=50.5) for shot in ring(4)]
+        found[model] = Photos(shots, photograph(shots))
+    shots = [replace(shot, fx=125.0, fy=140.0, cx=70.0) for shot in ring(4)]
+    found["PINHOLE"] = Photos(shots, photograph(shots))
+    return found
+
+
+def test_blender_sets_lie_over_their_background(cut_out: Photos, tmp_path: Path) -> None:
+    folder = write_blender(tmp_path, cut_out.shots, cut_out.pictures)
+    white = BlenderScene(folder, eval_every=1)
+    black = BlenderScene(folder, background="black", eval_split="none")
+    grey = BlenderScene(folder, background=[0.2, 0.4, 0.6])
+    assert_seen(white)
+    assert_seen(grey, least=10)
+    assert torch.equal(white.transform.matrix, IDENTITY.matrix) and white.transform.scale == 1
+    assert [len(white.views), len(white.eval_views)] == [4, 2]
+    assert [len(black.eval_views), len(grey.eval_views)] == [0, 1]
+    assert (white.region.radius, white.region.unbounded) == (1.5, False)
+    for number, view in enumerate(white.views):
+        assert view.image is not None and view.alpha is not None
+        outside = view.alpha[0] == 0
+        assert 0.2 < outside.float().mean() < 0.95
+        assert (view.image[:, outside] == 1).all()
+        behind = grey.views[number].image
+        assert behind is not None
+        assert torch.allclose(behind[:, outside].mean(-1), torch.tensor([0.2, 0.4, 0.6]))
+        inside = view.alpha[0] == 1
+        assert torch.equal(behind[:, inside], view.image[:, inside])
+
+
+@pytest.mark.parametrize("size", [64, 100, 1000, None])
+def test_photos_of_any_size_are_resized_with_their_cameras(
+    varied: Photos, tmp_path: Path, size: int | None
+) -> None:
+    folder = write_nerfstudio(tmp_path, varied.shots, varied.pictures)
+    scene = NerfstudioScene(folder, max_size=size, eval_interval=0)
+    for view, shot in zip(scene.views, varied.shots, strict=True):
+        assert view.image is not None
+        longest = max(shot.width, shot.height)
+        assert max(view.image.shape[-2:]) == min(longest, size or longest)
+        ratio = view.image.shape[-1] / view.image.shape[-2]
+        assert ratio == pytest.approx(shot.width / shot.height, rel=0.02)
+    assert max(misses(scene.views, scene.transform.points(POINTS))) < 0.5
+
+
+def test_smaller_copies_are_read_where_they_are_asked_for(varied: Photos, tmp_path: Path) -> None:
+    """images_2 holds halves, rounded down; the intrinsics are still those of the originals."""
+    folder = write_nerfstudio(tmp_path, varied.shots, varied.pictures)
+    halves = []
+    for picture in varied.pictures:
+        size = (picture.shape[1] // 2, picture.shape[0] // 2)
+        halves.append(np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BOX)))
+    save(folder / "images_2", varied.shots, halves)
+    shutil.rmtree(folder / "images")  # the originals need not be there
+    scene = NerfstudioScene(folder, downscale=2, eval_interval=0)
+    assert {max(view.image.shape[-2:]) for view in scene.views if view.image is not None} == {
+        64,
+        65,
+        56,
+    }
+    assert max(misses(scene.views, scene.transform.points(POINTS))) < 0.5
+    with pytest.raises(UserError, match=r"photo_00\.png is missing.*images_4.*downscale=4"):
+        NerfstudioScene(folder, downscale=4)
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_an_exif_rotation_does_not_turn_the_photo_away_from_its_camera(
+    varied: Photos, tmp_path: Path, orientation: int
+) -> None:
+    """Structure from motion reads pixels as they are stored, whatever EXIF says of them."""
+    folder = write_nerfstudio(tmp_path, varied.shots, varied.pictures)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for file in (folder / "images").iterdir():
+        Image.open(file).save(file, exif=exif)
+    assert_seen(NerfstudioScene(folder))
+
+
+def test_masks_are_read_and_resized(plain: Photos, tmp_path: Path) -> None:
+    folder = write_nerfstudio(tmp_path, plain.shots, plain.pictures)
+    content = read_json(folder)
+    mask = np.full((96, 128), 255, np.uint8)
+    mask[:, :64] = 0
+    (folder / "masks").mkdir()
+    Image.fromarray(mask).save(folder / "masks/first.png")
+    content["frames"][0]["mask_path"] = "masks/first.png"
+    write_json(folder, content)
+    first, second = NerfstudioScene(folder, max_size=32, eval_interval=0).views[:2]
+    assert first.mask is not None and first.mask.shape == (1, 24, 32)
+    assert (first.mask[..., :16] == 0).all() and (first.mask[..., 16:] == 1).all()
+    assert second.mask is None
+
+
+def test_colmap_masks_stand_beside_the_images(plain: Photos, tmp_path: Path) -> None:
+    needs_pycolmap()
+    write_colmap_text(tmp_path, plain.shots, plain.pictures)
+    (tmp_path / "masks").mkdir()
+    for shot in plain.shots:
+        Image.new("L", (128, 96), 255).save(tmp_path / f"masks/{shot.name}.png.png")
+    scene = ColmapScene(tmp_path, masks="masks")
+    assert all(view.mask is not None and bool(view.mask.all()) for view in scene.views)
+    (tmp_path / "masks/photo_03.png.png").unlink()
+    with pytest.raises(UserError, match=r"image photo_03\.png: mask"):
+        ColmapScene(tmp_path, masks="masks")
+
+
+# --- train and eval ------------------------------------------------------------------------------
+
+
+def test_every_so_many_th_photo_is_held_out(plain: Photos, tmp_path: Path) -> None:
+    folder = write_nerfstudio(tmp_path, plain.shots, plain.pictures)
+    names = [shot.name for shot in plain.shots]
+    for interval, held in ((8, [0, 8]), (4, [0, 4, 8]), (0, []), (100, [0])):
+        scene = NerfstudioScene(folder, eval_interval=interval, max_size=16)
+        assert [view.name for view in scene.eval_views] == [names[index] for index in held]
+        rest = [name for index, name in enumerate(names) if index not in held]
+        assert [view.name for view in scene.views] == rest
+    content = read_json(folder)
+    content["frames"] = content["frames"][:1]
+    scene = NerfstudioScene(write_json(folder, content), max_size=16)
+    assert [len(scene.views), len(scene.eval_views)] == [1, 0]
+
+
+def test_the_files_own_lists_come_first(plain: Photos, tmp_path: Path) -> None:
+    folder = write_nerfstudio(
+        tmp_path,
+        plain.shots,
+        plain.pictures,
+        train_filenames=["images/photo_02.png", "./images/photo_04.png"],
+        val_filenames=["images/photo_01.png"],
+        test_filenames=["images/photo_07.png", "images/photo_01.png"],
+    )
+    scene = NerfstudioScene(folder, max_size=16)
+    assert [view.name for view in scene.views] == ["photo_02", "photo_04"]
+    assert [view.name for view in scene.eval_views] == ["photo_01", "photo_07"]
+    assert len(NerfstudioScene(folder, max_size=16, eval_interval=0).views) == 4
+
+
+def test_names_of_views_are_short_sorted_and_differ(plain: Photos, tmp_path: Path) -> None:
+    folder = write_nerfstudio(tmp_path, plain.shots, plain.pictures)
+    content = read_json(folder)
+    for number, frame in enumerate(content["frames"]):
+        path = f"images/{'left' if number % 2 else 'right'}/r.{number // 2 * 9}.png"
+        (folder / path).parent.mkdir(exist_ok=True)
+        shutil.copy(folder / frame["file_path"], folder / path)
+        frame["file_path"] = path.removesuffix(".png")
+    scene = NerfstudioScene(write_json(folder, content), max_size=16, eval_interval=0)
+    left = [f"left_r.{number}" for number in (0, 9, 18, 27)]
+    assert [view.name for view in scene.views] == [
+        *left,
+        *(f"right_r.{number}" for number in (0, 9, 18, 27, 36)),
+    ]
+
+
+def test_a_prompt_is_asked_for_only_where_it_is_needed(plain: Photos, tmp_path: Path) -> None:
+    folder = write_nerfstudio(tmp_path, plain.shots[:2], plain.pictures[:2])
+    assert NerfstudioScene(folder, "a photo of boxes", max_size=16).source_prompt
+    scene = NerfstudioScene(folder, max_size=16)
+    assert scene.views
+    with pytest.raises(UserError, match="source=… is needed"):
+        _ = scene.source_prompt
+
+
+# --- the world -----------------------------------------------------------------------------------
+
+COORDINATE = st.floats(-5, 5)
+POSES = st.lists(
+    st.tuples(COORDINATE, COORDINATE, st.floats(0.5, 4)).filter(
+        lambda p: math.hypot(p[0], p[1]) > 0.5
+    ),
+    min_size=3,
+    max_size=8,
+    unique=True,
+).map(lambda eyes: torch.stack([look_at(eye, (0.1, 0.2, 0.0)) for eye in eyes]).double())
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    POSES,
+    st.sampled_from(["up", "pca"]),
+    st.sampled_from(["poses", "focus"]),
+    st.tuples(COORDINATE, COORDINATE, COORDINATE),
+    st.floats(0.1, 10),
+)
+def test_normalisation_does_not_depend_on_where_the_file_put_the_world(
+    poses: Tensor, orientation: str, centre: str, shift: tuple[float, float, float], scale: float
+) -> None:
+    """Up to a turn about the vertical, which no camera can know, and mirrored axes of `pca`."""
+    assume(float(torch.cdist(poses[:, :, 3], poses[:, :, 3]).max()) > 0.1)
+    turn = torch.tensor(look_at(shift, (9.0, 9.0, 9.0)).tolist(), dtype=torch.float64)
+    moved = Similarity(turn, scale).poses(poses)
+    here = normalisation(poses, orientation, centre, False).poses(poses)
+    there = normalisation(moved, orientation, centre, False).poses(moved)
+    gaps, wanted = (torch.cdist(p[:, :, 3], p[:, :, 3]) for p in (there, here))
+    assert torch.allclose(gaps, scale * wanted, atol=1e-4 * scale)
+    heights = [p[:, 2, 3] - p[:, 2, 3].mean() for p in (there, here)]
+    if orientation == "up":
+        assert torch.allclose(heights[0], scale * heights[1], atol=1e-4 * scale)
+        ups = [p[:, :, 1].mean(0) for p in (there, here)]
+        for up in ups:
+            assert up[:2].norm() < 1e-6 and up[2] > 0
+    turns = normalisation(moved, orientation, centre, True)
+    assert torch.linalg.det(turns.matrix[:, :3]) == pytest.approx(1, abs=1e-9)
+    assert float(turns.poses(moved)[:, :, 3].abs().max()) == pytest.approx(1, abs=1e-9)
+
+
+def test_the_focus_is_what_most_cameras_look_at() -> None:
+    eyes = [(3.0, 0.0, 1.0), (0.0, 3.0, 1.0), (-3.0, 0.5, 1.0), (0.3, -3.0, 2.0)]
+    poses = [look_at(eye, (0.2, 0.3, 0.4)) for eye in eyes]
+    poses.append(look_at((2.0, 2.0, 1.0), (5.0, 5.0, 1.5)))  # looks away
+    assert torch.allclose(
+        focus(torch.stack(poses).double()),
+        torch.tensor([0.2, 0.3, 0.4], dtype=torch.float64),
+        atol=1e-5,
+    )
+    parallel = torch.stack([look_at((x, 0.0, 0.0), (x, 5.0, 0.0)) for x in (0.0, 1.0, 2.0)])
+    assert torch.allclose(focus(parallel.double())[0], torch.ones(()).double())
+
+
+def test_cameras_with_nothing_to_tell_apart_are_left_where_they_are() -> None:
+    """One camera has no extent, and ups that cancel have no mean."""
+    pose = look_at((3.0, 0.0, 0.0), (0.0, 0.0, 0.0))[None].double()
+    for orientation in ("up", "pca"):
+        found = normalisation(pose, orientation, "poses", True)
+        assert found.scale == 1 and found.poses(pose).isfinite().all()
+    upside_down = pose.clone()
+    upside_down[:, :, :2] *= -1
+    both = torch.cat([pose, upside_down])
+    assert torch.equal(
+        normalisation(both, "up", "none", False).matrix[:, :3], torch.eye(3).double()
+    )
+    turned = normalisation(upside_down, "up", "none", False).poses(upside_down)
+    assert torch.allclose(turned[0, :, 1], torch.tensor([0.0, 0.0, 1.0]).double(), atol=1e-6)
+
+
+def test_maps_follow_one_another() -> None:
+    first = Similarity(look_at((1.0, 2.0, 3.0), (0.0, 0.0, 0.0)).double(), 0.5)
+    then = Similarity(look_at((-2.0, 1.0, 0.5), (1.0, 0.0, 0.0)).double(), 3.0)
+    points = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(then.after(first).points(points), then.points(first.points(points)))
+
+
+def test_rounding_in_a_rotation_is_cleaned_away() -> None:
+    pose = look_at((1.0, 2.0, 3.0), (0.0, 0.0, 0.0)).double()
+    rough = torch.round(pose * 1000) / 1000
+    clean = checked_pose(rough.tolist(), "here")
+    assert torch.allclose(clean[:, :3].T @ clean[:, :3], torch.eye(3).double(), atol=1e-12)
+    assert (clean - pose).abs().max() < 1e-3
+
+
+# --- wrong files ---------------------------------------------------------------------------------
+
+
+def frame_change(**fields: Any) -> Callable[[Any], None]:
+    """Changes the third frame."""
+
+    def change(content: Any) -> None:
+        content["frames"][2].update(fields)
+
+    return change
+
+
+def without(field: str) -> Callable[[Any], None]:
+    def change(content: Any) -> None:
+        del content["frames"][2][field]
+
+    return change
+
+
+def everywhere(**fields: Any) -> Callable[[Any], None]:
+    def change(content: Any) -> None:
+        content.update(fields)
+
+    return change
+
+
+def both(*changes: Callable[[Any], None]) -> Callable[[Any], None]:
+    def change(content: Any) -> None:
+        for one in changes:
+            one(content)
+
+    return change
+
+
+def pose_with(row: int, column: int, value: float) -> list[list[float]]:
+    pose = np.eye(4).tolist()
+    pose[row][column] = value
+    return pose
+
+
+THIRD = r"transforms\.json: frame images/photo_02\.png: "
+WRONG: dict[str, tuple[Callable[[Any], None], str]] = {
+    "image missing": (frame_change(file_path="images/none.png"), r"frame images/none\.png: file_"),
+    "image unnamed": (without("file_path"), "frame number 2: file_path is None"),
+    "outside": (frame_change(file_path="../secret.png"), r"file_path \.\./secret\.png leads out"),
+    "absolute": (frame_change(file_path="/etc/passwd"), "file_path /etc/passwd leads out"),
+    "mask missing": (frame_change(mask_path="masks/m.png"), THIRD + r"mask_path masks/m\.png is m"),
+    "mask outside": (
+        frame_change(mask_path="../m.png"),
+        THIRD + r"mask_path \.\./m\.png leads out",
+    ),
+    "scaled": (
+        frame_change(transform_matrix=(2 * np.eye(4)).tolist()),
+        THIRD + "transform_matrix is not a rotation",
+    ),
+    "mirrored": (
+        frame_change(transform_matrix=pose_with(0, 0, -1.0)),
+        THIRD + "transform_matrix mirrors",
+    ),
+    "nan": (
+        frame_change(transform_matrix=pose_with(1, 3, math.nan)),
+        THIRD + "transform_matrix holds NaN",
+    ),
+    "no pose": (without("transform_matrix"), THIRD + "transform_matrix is not a matrix"),
+    "half a pose": (
+        frame_change(transform_matrix=[[1, 0, 0], [0, 1, 0], [0, 0, 1]]),
+        THIRD + "transform_matrix is not a matrix",
+    ),
+    "ragged pose": (
+        frame_change(transform_matrix=[[1, 2], [3]]),
+        THIRD + "transform_matrix is not",
+    ),
+    "focal zero": (frame_change(fl_x=0), THIRD + "fl_x is 0"),
+    "focal negative": (frame_change(fl_y=-3.5), THIRD + r"fl_y is -3\.5"),
+    "focal text": (frame_change(fl_x="wide"), THIRD + "fl_x is 'wide'"),
+    "focal nan": (frame_change(fl_x=math.nan), THIRD + "fl_x is nan"),
+    "no focal": (without("fl_x"), THIRD + r"fl_x \(or camera_angle_x\) is missing"),
+    "angle": (
+        both(without("fl_x"), everywhere(camera_angle_x=60.0)),
+        THIRD + "camera_angle_x is 60",
+    ),
+    "no width": (frame_change(w=0), THIRD + "w, h is 0"),
+    "centre": (frame_change(cx=math.inf), THIRD + "cx is inf"),
+    "lens": (frame_change(k1="round"), THIRD + "k1 is 'round'"),
+    "fisheye": (frame_change(camera_model="OPENCV_FISHEYE"), THIRD + "camera_model OPENCV_FISHEYE"),
+    "fisheye flag": (everywhere(is_fisheye=True), "camera_model fisheye is not supported"),
+    "panorama": (everywhere(camera_model="EQUIRECTANGULAR"), "camera_model EQUIRECTANGULAR"),
+    "turned": (frame_change(w=96, h=128), r"frame images/photo_02\.png: image .* 128×96 .* 96×128"),
+    "twice": (
+        frame_change(file_path="images/photo_01.png"),
+        r"images/photo_01\.png and images/photo_01\.png are both named photo_01",
+    ),
+    "empty": (everywhere(frames=[]), "has no frames"),
+    "no frames": (everywhere(frames=None), "no list `frames`"),
+    "frames of text": (everywhere(frames=["a"]), "no list `frames`"),
+    "list of strangers": (
+        everywhere(test_filenames=["images/x.png"]),
+        r"test_filenames names images/x\.png",
+    ),
+    "list of numbers": (everywhere(train_filenames=[1]), "train_filenames must be a list"),
+    "all held out": (everywhere(test_filenames=["images/photo_00.png"]), "hold out all"),
+    "no one's list": (everywhere(train_filenames=[]), "no frames"),
+    "applied": (everywhere(applied_transform=[[1]]), "applied_transform must be"),
+    "applied scale": (everywhere(applied_scale=0), "applied_scale a number above 0"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_wrong_with_a_transforms_file_is_one_sentence(
+    case: str, plain: Photos, tmp_path: Path
+) -> None:
+    change, says = WRONG[case]
+    folder = write_nerfstudio(tmp_path / "capture", plain.shots[:3], plain.pictures[:3])
+    Image.new("RGB", (128, 96)).save(tmp_path / "secret.png")
+    content = read_json(folder)
+    change(content)
+    write_json(folder, content)
+    with pytest.raises(UserError, match=says) as caught:
+        NerfstudioScene(folder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(b"{", "not a JSON file"), (b"\xff\xfe\x00", "not a JSON file"), (b"[]", "no list `frames`")],
+)
+def test_what_is_no_transforms_file_is_said(content: bytes, says: str, tmp_path: Path) -> None:
+    (tmp_path / "transforms.json").write_bytes(content)
+    with pytest.raises(UserError, match=says):
+        NerfstudioScene(tmp_path)
+
+
+def test_a_damaged_image_is_named(plain: Photos, tmp_path: Path) -> None:
+    folder = write_nerfstudio(tmp_path, plain.shots[:3], plain.pictures[:3])
+    file = folder / "images/photo_01.png"
+    file.write_bytes(file.read_bytes()[:500])
+    with pytest.raises(UserError, match=r"photo_01\.png is truncated"):
+        NerfstudioScene(folder)
+
+
+def test_missing_data_says_what_is_expected_and_where_it_is(tmp_path: Path) -> None:
+    for kind, layout in (
+        (NerfstudioScene, "transforms.json"),
+        (BlenderScene, "transforms_train.json"),
+        (ColmapScene, "sparse/0"),
+    ):
+        with pytest.raises(UserError, match=rf"nowhere does not exist.*{layout}.*https://a\.org"):
+            kind(tmp_path / "nowhere", source_url="https://a.org")
+        with pytest.raises(UserError, match=r"scene\.path=… is needed"):
+            kind()
+    with pytest.raises(UserError, match=r"transforms\.json does not exist"):
+        NerfstudioScene(tmp_path)
+    with pytest.raises(UserError, match="has no COLMAP model"):
+        ColmapScene(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"orientation": "down"}, "scene.orientation=down is unknown"),
+        ({"centre": "middle"}, "scene.centre=middle is unknown"),
+        ({"background": "green"}, "scene.background=green is unknown"),
+        ({"background": [0, 2, 0]}, "must be 3 numbers"),
+        ({"eval_interval": 1}, "eval_interval=1 would hold out every photo"),
+    ],
+)
+def test_options_out_of_range_are_named(
+    options: dict[str, Any], says: str, plain: Photos, tmp_path: Path
+) -> None:
+    folder = write_nerfstudio(tmp_path, plain.shots[:2], plain.pictures[:2])
+    with pytest.raises(UserError, match=says):
+        NerfstudioScene(folder, **options)
+
+
+def test_colmap_models_that_cannot_be_used_are_named(plain: Photos, tmp_path: Path) -> None:
+    needs_pycolmap()
+    shots, pictures = plain.shots[:3], plain.pictures[:3]
+    fisheye = write_colmap_text(tmp_path / "fisheye", shots, pictures, "OPENCV_FISHEYE")
+    with pytest.raises(UserError, match=r"photo_0\d\.png: camera model OPENCV_FISHEYE"):
+        ColmapScene(fisheye)
+    gone = write_colmap_text(tmp_path / "gone", shots, pictures)
+    (gone / "images/photo_01.png").unlink()
+    with pytest.raises(UserError, match=r"image photo_01\.png: file images/photo_01\.png is m"):
+        ColmapScene(gone)
+    broken = write_colmap_text(tmp_path / "broken", shots, pictures)
+    file = to_binary(broken / "sparse/0") / "images.bin"
+    file.write_bytes(file.read_bytes()[:20])
+    with pytest.raises(UserError, match="not a COLMAP model that can be read"):
+        ColmapScene(broken)
+    outside = write_colmap_text(tmp_path / "outside", shots, pictures)
+    file = outside / "sparse/0/images.txt"
+    file.write_text(file.read_text().replace("photo_02.png", "../../photo_02.png"))
+    with pytest.raises(UserError, match="leads out of the scene folder"):
+        ColmapScene(outside)
+    flat = write_colmap_text(tmp_path / "flat", [replace(shots[0], fx=0.0)], pictures[:1])
+    with pytest.raises(UserError, match=r"photo_00\.png: focal length 0"):
+        ColmapScene(flat)
+
+
+def test_a_missing_pycolmap_is_said(
+    plain: Photos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "pycolmap", None)
+    write_colmap_text(tmp_path, plain.shots[:2], plain.pictures[:2])
+    with pytest.raises(UserError, match=r"pip install 'pds\[colmap\]'"):
+        ColmapScene(tmp_path)
+    with pytest.raises(UserError, match=r"pip install 'pds\[colmap\]'"):
+        import_photos(tmp_path / "images", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+# --- the command line ----------------------------------------------------------------------------
+
+
+def test_wrong_captures_leave_with_code_2_and_a_sentence(
+    pds: Callable[..., Any], plain: Photos, tmp_path: Path
+) -> None:
+    missing = pds("edit", "scene=bear", "prompt=a photo of a panda")
+    assert missing.code == 2
+    assert "data/bear" in missing.err and "instruct-nerf2nerf.github.io" in missing.err
+    assert "Traceback" not in missing.err
+    folder = write_nerfstudio(tmp_path / "my (own) capture", plain.shots, plain.pictures)
+    content = read_json(folder)
+    frame_change(fl_x=0)(content)
+    write_json(folder, content)
+    wrong = pds("edit", "scene=nerfstudio", f"scene.path={folder}", "prompt=x", "source=y")
+    assert wrong.code == 2
+    assert "frame images/photo_02.png: fl_x is 0" in wrong.err and "Traceback" not in wrong.err
+
+
+def test_source_goes_before_a_scenes_own_prompt(pds: Callable[..., Any]) -> None:
+    own = pds("edit", "scene=face", "prompt=x", "--cfg", "job", "--resolve")
+    assert "source_prompt: a photo of a face of a man" in own.out
+    said = pds("edit", "scene=face", "prompt=x", "source=a, b", "--cfg", "job", "--resolve")
+    assert "source_prompt: a, b" in said.out
+
+
+# --- structure from motion -----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def photos_on_disk(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Shot]]:
+    """Twelve photos of a textured world in half a circle, through a mild lens, as JPEG files."""
+    needs_pycolmap()
+    lens = (0.05, -0.02, 0.0, 0.0, 0.0, 0.0)
+    camera = {"width": 320, "height": 240, "fx": 330.0, "fy": 330.0, "cx": 160.0, "cy": 120.0}
+    shots = ring(12, z=2.6, arc=180, lens=lens, **camera)
+    folder = tmp_path_factory.mktemp("photos")
+    save(folder, shots, photograph(shots, cells=(4, 9, 23)), "jpg")
+    return folder, shots
+
+
+@pytest.fixture(scope="module")
+def imported(
+    photos_on_disk: tuple[Path, list[Shot]], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """What `pds import` makes of them."""
+    from pds_cli.cli import main
+
+    out = tmp_path_factory.mktemp("imported") / "scene"
+    assert main(["import", f"images={photos_on_disk[0]}", f"out={out}"]) == 0
+    return out
+
+
+def triangulated(views: Sequence[View], colour: tuple[float, float, float]) -> Tensor:
+    """The point [3] nearest to the rays through where a marker is seen."""
+    rows, right = torch.zeros(3, 3), torch.zeros(3)
+    for view in views:
+        assert view.image is not None and view.camera is not None
+        seen = found_at(view.image.movedim(0, -1).numpy(), colour)
+        if seen is None:
+            continue
+        width = view.camera.width
+        pixel = torch.tensor([int(seen[1]) * width + int(seen[0])])
+        centre = int(seen[0]) + 0.5, int(seen[1]) + 0.5
+        # The ray through the very place: shift the principal point by what the centre misses.
+        exact = replace(
+            view.camera,
+            cx=view.camera.cx + centre[0] - seen[0],
+            cy=view.camera.cy + centre[1] - seen[1],
+        )
+        origin, direction = exact.rays(pixel)
+        across = torch.eye(3) - direction[0, :, None] * direction[0, None, :]
+        rows, right = rows + across, right + across @ origin[0]
+    return torch.linalg.solve(rows, right)
+
+
+def test_imported_cameras_see_the_markers(imported: Path) -> None:
+    """Each marker is one point, in the new world, for all the photos."""
+    scene = NerfstudioScene(imported, eval_interval=0)
+    markers = torch.stack([triangulated(scene.views, colour) for colour in MARKERS])
+    found = misses(scene.views, markers)
+    assert len(found) > 30 and max(found) < 1.0, sorted(found)
+
+
+def test_imported_cameras_are_the_true_ones_up_to_a_similarity(
+    imported: Path, photos_on_disk: tuple[Path, list[Shot]]
+) -> None:
+    shots = {shot.name: shot for shot in photos_on_disk[1]}
+    scene = NerfstudioScene(imported, eval_interval=0)
+    assert len(scene.views) >= 10
+    cameras = [view.camera for view in scene.views if view.camera is not None]
+    true = torch.tensor([shots[view.name].matrix() for view in scene.views])
+    found = torch.stack([camera.position for camera in cameras])
+    gaps = torch.cdist(found, found), torch.cdist(true[:, :3, 3], true[:, :3, 3])
+    scale = float(gaps[1].sum() / gaps[0].sum())
+    assert torch.allclose(gaps[0] * scale, gaps[1], atol=0.03)
+    turns = torch.stack([camera.camera_to_world[:, :3] for camera in cameras])
+    relative = turns[0].T @ turns, true[0, :3, :3].T @ true[:, :3, :3]
+    assert torch.allclose(relative[0], relative[1], atol=0.02)
+    assert all(camera.fx == pytest.approx(330, rel=0.02) for camera in cameras)
+
+
+def test_an_import_says_what_it_did_and_holds_the_model(imported: Path) -> None:
+    summary = read_json(imported, "summary.json")
+    assert summary["photos"] == sorted(summary["photos"]) and summary["status"] == "done"
+    assert len(summary["photos"]) + len(summary["left_out"]) == 12
+    assert 0 < summary["error"] < 1 and summary["points"] > 200
+    assert {file.name for file in (imported / "images").iterdir()} == set(summary["photos"])
+    assert not list(imported.glob(".import_*"))
+    by_model, by_json = ColmapScene(imported), NerfstudioScene(imported)
+    assert [view.name for view in by_model.views] == [view.name for view in by_json.views]
+    for one, other in zip(by_model.views, by_json.views, strict=True):
+        assert one.camera is not None and other.camera is not None
+        assert torch.allclose(one.camera.camera_to_world, other.camera.camera_to_world, atol=1e-5)
+        assert one.camera.fx == pytest.approx(other.camera.fx)
+
+
+def test_an_import_does_not_touch_what_is_there(
+    pds: Callable[..., Any], imported: Path, photos_on_disk: tuple[Path, list[Shot]]
+) -> None:
+    before = (imported / "transforms.json").read_bytes()
+    answer = pds("import", f"images={photos_on_disk[0]}", f"out={imported}")
+    assert answer.code == 2 and "holds a scene already" in answer.err
+    assert (imported / "transforms.json").read_bytes() == before
+
+
+def test_photos_without_anything_in_common_are_refused_in_a_sentence(
+    pds: Callable[..., Any], tmp_path: Path
+) -> None:
+    needs_pycolmap()
+    (tmp_path / "photos").mkdir()
+    random = np.random.default_rng(0)
+    for number in range(3):
+        tones = random.integers(0, 255, (12, 16, 3)).astype(np.uint8)
+        picture = Image.fromarray(tones).resize((160, 120), Image.Resampling.NEAREST)
+        picture.save(tmp_path / f"photos/{number}.png")
+    answer = pds("import", "images=photos", "out=scene", "matching=sequential")
+    assert answer.code == 2 and "no cameras were found for these 3 photos" in answer.err
+    assert not (tmp_path / "scene/images").exists() and not list(tmp_path.glob("scene/.import_*"))
+
+
+def test_photos_of_one_size_share_a_camera(plain: Photos, varied: Photos, tmp_path: Path) -> None:
+    needs_pycolmap()
+    import pycolmap
+
+    from pds_cli.scenes.sfm import _features
+
+    save(tmp_path, varied.shots, varied.pictures)
+    groups: dict[tuple[int, int], list[str]] = {}
+    for shot in varied.shots:
+        groups.setdefault((shot.width, shot.height), []).append(f"{shot.name}.png")
+    _features(tmp_path / "database.db", tmp_path, groups, "RADIAL", 0)
+    database = pycolmap.Database.open(tmp_path / "database.db")
+    cameras = {camera.camera_id: camera for camera in database.read_all_cameras()}
+    assert len(cameras) == 3
+    for image in database.read_all_images():
+        camera = cameras[image.camera_id]
+        assert image.name in groups[camera.width, camera.height]
+        assert camera.model.name == "RADIAL"
+
+
+@pytest.mark.parametrize("option", ["matching=all", "camera_model=FOV"])
+def test_options_of_an_import_are_checked(pds: Callable[..., Any], option: str) -> None:
+    answer = pds("import", "images=photos", "out=scene", option)
+    assert answer.code == 2 and f"{option} is unknown; choose one of" in answer.err
+
+
+def test_folders_that_hold_no_capture_are_said(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"film\.MP4 is a film"):
+        photo_files(tmp_path / "film.MP4")
+    with pytest.raises(UserError, match="is not a folder"):
+        photo_files(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="has 0 photos"):
+        photo_files(tmp_path)
+
+
+def test_copies_of_photos_are_upright_smaller_and_keep_the_focal_length(tmp_path: Path) -> None:
+    from pds_cli.scenes.sfm import _copies
+
+    source, into = tmp_path / "photos", tmp_path / "copies"
+    source.mkdir()
+    turned = np.zeros((40, 60, 3), np.uint8)
+    turned[:, :10] = 255  # upright, this is the top
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif.get_ifd(0x8769)[0xA405] = 28  # FocalLengthIn35mmFilm
+    Image.fromarray(turned).save(source / "a.jpg", exif=exif, quality=95)
+    Image.new("RGBA", (60, 40), (255, 0, 0, 128)).save(source / "a.png")
+    Image.new("RGB", (20, 20)).save(source / "b.webp")
+    groups = _copies(sorted(source.iterdir()), into, 30)
+    assert groups == {(20, 30): ["a_jpg.jpg"], (30, 20): ["a_png.png"], (20, 20): ["b.png"]}
+    copy = Image.open(into / "a_jpg.jpg")
+    assert copy.size == (20, 30)
+    assert np.asarray(copy)[:4].mean() > 240 and np.asarray(copy)[8:].mean() < 15
+    assert copy.getexif().get(0x0112, 1) == 1
+    assert copy.getexif().get_ifd(0x8769)[0xA405] == 28
+    assert Image.open(into / "a_png.png").mode == "RGBA"

@@ -1,0 +1,427 @@
+"""Iterative dataset update: turns, inputs, resuming, and refinement as a stage of the trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from albums import Album, Pages, gaussians, texts
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from pds_cli.backbones.base import Backbone, Text
+from pds_cli.config import conf_dir
+from pds_cli.dataset_update import DatasetUpdateObjective, refine_stage
+from pds_cli.editors import Editor, SDEdit
+from pds_cli.errors import UserError
+from pds_cli.runs.folder import RunFolder
+from pds_cli.scenes.base import Scene, View
+from pds_cli.trainer import Objective, Stage, Trainer, step_generator
+
+
+class Brighter(Editor):
+    """Half way to white, with a little noise; keeps what it was given."""
+
+    def __init__(self, noise: float = 0.0) -> None:
+        self.noise = noise
+        self.given: list[tuple[Tensor, Tensor]] = []
+
+    def edit(
+        self,
+        backbone: Backbone,
+        image: Tensor,
+        source: Tensor,
+        text_tgt: Text,
+        text_src: Text | None,
+        *,
+        generator: torch.Generator,
+    ) -> Tensor:
+        assert image.shape == source.shape and image.ndim == 4
+        assert not image.requires_grad and not torch.is_grad_enabled()
+        self.given.append((image.clone(), source.clone()))
+        fresh = torch.randn(image.shape, generator=generator)
+        return (0.5 * image + 0.5 + self.noise * fresh).clamp(0, 1)
+
+
+def adam(groups: Any) -> torch.optim.Optimizer:
+    return torch.optim.Adam(groups, lr=0.05)
+
+
+def objective(
+    scene: Scene, editor: Editor | None = None, **options: Any
+) -> tuple[DatasetUpdateObjective, Pages]:
+    backbone = gaussians()
+    pages = Pages(scene)  # type: ignore[arg-type]
+    found = DatasetUpdateObjective(
+        scene, pages, backbone, editor or Brighter(), *texts(backbone), **options
+    )
+    return found, pages
+
+
+def steps(update: DatasetUpdateObjective, count: int) -> Iterator[int]:
+    """Takes `count` steps of Adam, as the trainer would."""
+    update.begin()
+    optimizer = adam(update.parameter_groups())
+    for step in range(count):
+        optimizer.zero_grad()
+        loss, _ = update.loss(step, step / count, step_generator(0, "refine", step))
+        loss.backward()
+        optimizer.step()
+        update.after_step(step + 1)
+        yield step
+
+
+# --- turns ---------------------------------------------------------------------------------------
+
+
+def test_every_so_many_steps_one_view_is_redrawn() -> None:
+    editor = Brighter()
+    update, _ = objective(Album(4), editor, every=3)
+    edits = [len(editor.given) for _ in steps(update, 10)]
+    assert edits == [1, 1, 1, 2, 2, 2, 3, 3, 3, 4]
+
+
+def test_views_take_turns_in_an_order_of_the_seed() -> None:
+    update, _ = objective(Album(5), seed=0)
+    rounds = [[update.turn(5 * r + i) for i in range(5)] for r in range(6)]
+    assert all(sorted(r) == list(range(5)) for r in rounds)
+    assert len({tuple(r) for r in rounds}) > 3, "each round has an order of its own"
+    other, _ = objective(Album(5), seed=1)
+    assert [other.turn(i) for i in range(30)] != [i for r in rounds for i in r]
+
+
+# --- what is redrawn, and what views are fitted to -----------------------------------------------
+
+
+@pytest.mark.parametrize(("input", "seen"), [("stage", [0.5] * 4), ("current", [0.5, 0.75])])
+def test_the_editor_gets_the_stages_first_render_or_the_present_one(
+    input: str, seen: list[float]
+) -> None:
+    """With `stage` the pictures stand still at one edit, with `current` they go on to white."""
+    editor = Brighter()
+    update, pages = objective(Album(1), editor, every=60, input=input)
+    for _ in steps(update, 240):
+        pass
+    given = [float(image.mean()) for image, _ in editor.given]
+    assert given[: len(seen)] == pytest.approx(seen, abs=0.01)
+    assert float(pages.theta.detach().mean()) == pytest.approx(
+        0.75 if input == "stage" else 0.97, abs=0.015
+    )
+
+
+def test_views_begin_with_their_render_or_with_the_scenes_image() -> None:
+    scene = Album(2)
+    images = torch.stack([view.image for view in scene.views if view.image is not None])
+    update, pages = objective(scene, every=10**6, initial="source")
+    redrawn = update.turn(0)
+    for _ in steps(update, 300):
+        pass
+    other = 1 - redrawn
+    torch.testing.assert_close(pages.theta.detach()[other], images[other], rtol=0, atol=0.02)
+    # Half way to white from the grey that the stage began with.
+    assert float(pages.theta.detach()[redrawn].mean()) == pytest.approx(0.75, abs=0.02)
+
+    update, pages = objective(scene, every=10**6, initial="renders")
+    for _ in steps(update, 300):
+        pass
+    assert float((pages.theta.detach()[other] - 0.5).abs().max()) < 0.02
+
+
+def test_the_editor_sees_the_source_in_the_size_of_its_input() -> None:
+    scene, editor = Album(2, side=9), Brighter()
+    update, _ = objective(scene, editor, every=1)
+    for _ in steps(update, 2):
+        pass
+    for number, (image, source) in enumerate(editor.given):
+        shown = scene.views[update.turn(number)].image
+        assert shown is not None and image.shape == (1, 3, 4, 4)
+        assert float(source.mean()) == pytest.approx(float(shown.mean()), abs=0.08)
+        assert float(source.std()) > 0.05
+
+
+def test_views_without_an_image_were_first_seen_as_the_stage_began() -> None:
+    editor = Brighter()
+    update, _ = objective(Album(2, pictures=False), editor, every=1, input="current")
+    for _ in steps(update, 6):
+        pass
+    assert all(float((source - 0.5).abs().max()) < 0.005 for _, source in editor.given)
+    assert float(editor.given[-1][0].mean()) > 0.52
+
+
+def test_every_view_is_rendered_once_at_the_beginning_if_at_all() -> None:
+    update, pages = objective(Album(3))
+    update.begin()
+    update.begin()
+    assert pages.rendered == ["view0", "view1", "view2"]
+    update, pages = objective(Album(3), input="current", initial="source")
+    update.begin()
+    assert pages.rendered == []
+
+
+def test_the_filmstrip_shows_the_first_view_alone() -> None:
+    update, _ = objective(Album(4))
+    assert list(update.renders()) == ["view0"]
+    assert update.renders()["view0"].shape == (3, 4, 4)
+
+
+def test_a_mask_is_respected() -> None:
+    class Half(Scene):
+        source_prompt = "a"
+
+        @property
+        def views(self) -> list[View]:
+            mask = torch.zeros(1, 4, 4)
+            mask[:, :2] = 1
+            return [View("view0", torch.ones(3, 4, 4), mask=mask)]
+
+    update, pages = objective(Half(), every=10**6)
+    for _ in steps(update, 100):
+        pass
+    theta = pages.theta.detach()[0]
+    assert float(theta[:, :2].mean()) > 0.7 and torch.equal(
+        theta[:, 2:], torch.full((3, 2, 4), 0.5)
+    )
+
+
+def test_transparency_of_the_source_is_no_part_of_a_redrawn_image() -> None:
+    """What an edit adds may lie where the source was transparent."""
+
+    class Cut(Scene):
+        source_prompt = "a"
+        alpha = torch.zeros(1, 4, 4)
+
+        @property
+        def views(self) -> list[View]:
+            return [View(f"view{i}", torch.ones(3, 4, 4), alpha=self.alpha) for i in range(2)]
+
+    class Looking(Pages):
+        seen: list[tuple[str, bool]]
+
+        def reconstruction_loss(self, pairs: Any, generator: torch.Generator) -> Any:
+            self.seen += [(view.name, view.alpha is not None) for view, _ in pairs]
+            return super().reconstruction_loss(pairs, generator)
+
+    scene, backbone = Cut(), gaussians()
+    for initial in ("source", "renders"):
+        pages = Looking(scene)  # type: ignore[arg-type]
+        pages.seen = []
+        update = DatasetUpdateObjective(
+            scene, pages, backbone, Brighter(), *texts(backbone), every=10**6, initial=initial
+        )
+        for _ in steps(update, 1):
+            pass
+        redrawn = f"view{update.turn(0)}"
+        assert dict(pages.seen)[redrawn] is False
+        assert sum(has for _, has in pages.seen) == (initial == "source")
+
+
+def test_a_step_looks_at_some_distinct_views() -> None:
+    class Looking(Pages):
+        def reconstruction_loss(self, pairs: Any, generator: torch.Generator) -> Any:
+            names.append({view.name for view, _ in pairs})
+            assert len(names[-1]) == len(pairs)
+            return super().reconstruction_loss(pairs, generator)
+
+    scene, backbone = Album(5), gaussians()
+    for size, expected in ((2, 2), (5, 5), (8, 5)):
+        names: list[set[str]] = []
+        update = DatasetUpdateObjective(
+            scene, Looking(scene), backbone, Brighter(), *texts(backbone), batch_size=size
+        )
+        for _ in steps(update, 12):
+            pass
+        assert {len(found) for found in names} == {expected}
+        assert set().union(*names) == {f"view{i}" for i in range(5)}
+
+
+def test_images_are_kept_with_eight_bits() -> None:
+    update, _ = objective(Album(3), every=1)
+    for _ in steps(update, 3):
+        pass
+    state = update.state_dict()
+    kept = {name: tensor for name, tensor in state.items() if "theta" not in name}
+    assert len(kept) == 6 and {tensor.dtype for tensor in kept.values()} == {torch.uint8}
+
+
+# --- resuming ------------------------------------------------------------------------------------
+
+
+class Darker(Objective):
+    """A first stage: pulls all pages of an album to black."""
+
+    def __init__(self, pages: Pages) -> None:
+        self.pages = pages
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return self.pages.parameter_groups()
+
+    def loss(self, *_: Any) -> tuple[Tensor, dict[str, float]]:
+        return self.pages.theta.square().mean(), {}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return dict(self.pages.state_dict())
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.pages.load_state_dict(state)
+
+
+class Interrupted(DatasetUpdateObjective):
+    """Asks its trainer to stop after `at` steps; 0: before the first."""
+
+    at = -1
+    trainer: Trainer
+
+    def begin(self) -> None:
+        super().begin()
+        self.trainer._stop = self.at == 0
+
+    def loss(self, step: int, *rest: Any) -> Any:
+        self.trainer._stop = step == self.at - 1
+        return super().loss(step, *rest)
+
+
+def run(
+    folder: Path, options: dict[str, Any], at: int = -1, resume: bool = False
+) -> tuple[str, Tensor, str]:
+    scene, backbone = Album(3), gaussians()
+    pages = Pages(scene)
+    editor = SDEdit(steps=10, guidance=2.0, strength=[0.2, 0.6], eta=0.5)
+    update = Interrupted(
+        scene, pages, backbone, editor, *texts(backbone), every=2, batch_size=2, seed=7, **options
+    )
+    stages = [Stage("edit", Darker(pages), 5, adam), Stage("refine", update, 21, adam)]
+    update.trainer = Trainer(stages, RunFolder(folder), seed=7, checkpoint_every=8)
+    update.at = at
+    if resume:
+        update.trainer.resume()
+    status = update.trainer.run()
+    metrics = (folder / "metrics.jsonl").read_text(encoding="utf-8")
+    return status, pages.theta.detach().clone(), metrics
+
+
+@pytest.mark.parametrize("input", ["stage", "current"])
+@pytest.mark.parametrize("initial", ["renders", "source"])
+def test_a_resumed_run_is_the_uninterrupted_one(input: str, initial: str, tmp_path: Path) -> None:
+    options = {"input": input, "initial": initial}
+    whole = run(tmp_path / "whole", options)
+    assert whole[0] == "done"
+    for at in (0, 1, 9):
+        folder = tmp_path / str(at)
+        assert run(folder, options, at)[0] == "stopped"
+        status, theta, metrics = run(folder, options, resume=True)
+        assert status == "done"
+        assert torch.equal(theta, whole[1])
+        assert metrics == whole[2]
+
+
+# --- options -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("scene", "options", "sentence"),
+    [
+        (Album(2), {"input": "before"}, "refine.input=before is unknown; choose one of stage, cur"),
+        (Album(2), {"initial": "noise"}, "refine.initial=noise is unknown; choose one of renders"),
+        (Album(2), {"every": 0}, "refine.every=0 must be"),
+        (Album(2), {"batch_size": 0}, "refine.batch_size=0 must be"),
+        (
+            Album(2, pictures=False),
+            {"initial": "source"},
+            "refine.initial=source needs an image of every view, and view0 has none",
+        ),
+    ],
+)
+def test_an_option_that_cannot_be_is_refused(
+    scene: Album, options: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(UserError, match=sentence):
+        objective(scene, **options)
+
+
+def test_a_backbone_of_points_cannot_redraw() -> None:
+    from pds_cli.backbones.mixture import MixtureBackbone
+
+    scene, backbone = Album(1), MixtureBackbone.crescents(points=4)
+    prompts = texts(backbone)
+    with pytest.raises(UserError, match=r"draws no images, which refinement needs"):
+        DatasetUpdateObjective(scene, Pages(scene), backbone, Brighter(), *prompts)
+
+
+# --- the stage of `pds edit` ---------------------------------------------------------------------
+
+
+def config(option: str, *overrides: str) -> DictConfig:
+    """The keys of `pds edit` that the stage reads, with `refine=<option>`."""
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        node = compose(f"refine/{option}", list(overrides))
+        optimizer = compose("optimizer/adam")
+    plain: Any = {**OmegaConf.to_container(node, resolve=True), **optimizer}  # type: ignore[dict-item]
+    return OmegaConf.create({**plain, "seed": 3, "lr": 0.02, "allow_modules": []})
+
+
+def test_no_refinement_by_default() -> None:
+    scene, backbone = Album(2), gaussians()
+    for cfg in (config("none"), OmegaConf.create({"refine": None, "allow_modules": []})):
+        assert refine_stage(cfg, scene, Pages(scene), backbone, *texts(backbone)) is None
+
+
+def test_the_published_values_are_the_defaults_and_a_backbone_may_recommend_others() -> None:
+    scene, backbone = Album(2), gaussians()
+
+    def stage(*overrides: str) -> tuple[Stage, Any, Any]:
+        found = refine_stage(
+            config("sdedit", *overrides), scene, Pages(scene), backbone, *texts(backbone)
+        )
+        assert found is not None
+        update: Any = found.objective
+        return found, update, update.editor
+
+    found, update, editor = stage()
+    assert (found.name, found.steps, update.every, update.input) == ("refine", 15000, 10, "stage")
+    assert (editor.steps, editor.guidance, editor.strength, editor.eta) == (20, 15, (0.1, 0.2), 0)
+    assert found.optimizer(update.parameter_groups()).param_groups[0]["lr"] == 0.02
+    assert vars(editor) == vars(SDEdit()) and update.seed == 3
+
+    better = "+backbone.recommended.refine"
+    found, update, editor = stage(
+        f"{better}.steps=7", f"{better}.lr=0.5", f"{better}.input=current", f"{better}.every=4",
+        f"{better}.editor.strength=0.3", f"{better}.editor.guidance=2", "refine.editor.eta=1",
+    )  # fmt: skip
+    assert (found.steps, update.every, update.input) == (7, 4, "current")
+    assert (editor.guidance, editor.strength, editor.eta) == (2, (0.3, 0.3), 1)
+    assert found.optimizer(update.parameter_groups()).param_groups[0]["lr"] == 0.5
+
+
+def test_the_stage_runs_after_an_edit_on_a_network(tiny_backbone: Path, tmp_path: Path) -> None:
+    """Edit, then refine: the picture is fitted to what SDEdit made of the edited one."""
+    from pds_cli.backbones.embedded import EmbeddedBackbone
+    from pds_cli.editing import EditObjective
+    from pds_cli.losses import PDS
+    from pds_cli.representations.image import ImageRepresentation
+    from pds_cli.scenes.figurine import FigurineScene
+
+    backbone = EmbeddedBackbone(model=str(tiny_backbone), device="cpu")
+    scene = FigurineScene()
+    picture = ImageRepresentation(scene, backbone)
+    prompts = [backbone.encode_prompt([p]) for p in ("a photo of a robot", scene.source_prompt)]
+    edit = EditObjective(scene, picture, backbone, PDS(guidance=3.0, source_bank=2), *prompts)
+    words = ["refine.steps=40", "refine.every=100", "refine.editor.strength=0.6"]
+    refine = refine_stage(config("sdedit", *words), scene, picture, backbone, *prompts)
+    assert refine is not None
+    stages = [Stage("edit", edit, 3, adam), refine]
+    trainer = Trainer(stages, RunFolder(tmp_path), seed=3, render_every=20)
+    assert trainer.run() == "done" and trainer.total_steps == 43
+    update: Any = refine.objective
+    wanted, render = update.training_image(0), picture.render(scene.views[0])[0].detach()
+    before = update._beginning[0].float() / 255
+    assert float((wanted - before).abs().mean()) > 0.02
+    assert float((render - wanted).abs().mean()) < 0.1 * float((before - wanted).abs().mean())
+    names = sorted(path.name for path in (tmp_path / "renders").iterdir())
+    assert names == [
+        *(f"edit_{step:06d}_front.png" for step in (0, 3)),
+        *(f"refine_{step:06d}_front.png" for step in (0, 20, 40)),
+    ]
