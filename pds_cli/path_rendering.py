@@ -80,7 +80,9 @@ def write_renders(
     Raises:
         UserError: the folder cannot be written.
     """
-    for pattern in ("rgb_*.png", "depth_*.png", "video.*", "depth.mp4", "depth.gif"):
+    digits = "[0-9]" * 4
+    films = [f"{name}.{kind}" for name in ("video", "depth") for kind in ("mp4", "gif")]
+    for pattern in (f"rgb_{digits}*.png", f"depth_{digits}*.png", *films):
         for stale in folder.glob(pattern):
             stale.unlink()
     near, far = _depth_range(representation, cameras) if depth else (1.0, 1.0)
