@@ -81,8 +81,8 @@ def write_renders(
         UserError: the folder cannot be written.
     """
     digits = "[0-9]" * 4
-    films = [f"{name}.{kind}" for name in ("video", "depth") for kind in ("mp4", "gif")]
-    for pattern in (f"rgb_{digits}*.png", f"depth_{digits}*.png", *films):
+    own = [f"{name}.{kind}" for name in ("video", "depth") for kind in ("mp4", "gif")]
+    for pattern in (f"rgb_{digits}*.png", f"depth_{digits}*.png", *own):
         for stale in folder.glob(pattern):
             stale.unlink()
     near, far = _depth_range(representation, cameras) if depth else (1.0, 1.0)
