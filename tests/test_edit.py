@@ -87,7 +87,8 @@ def test_an_edit_leaves_a_complete_run_folder(edit: Edit, loss: str, parametrisa
         f"{m}_{r}" for m in ("psnr", "ssim", "lpips") for r in ("source", "truth")
     }
     config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
-    assert config["guidance"] == config["loss"]["guidance"] == 7.5, "recommendations filled in"
+    recommended = config["backbone"]["recommended"]["guidance"]
+    assert config["guidance"] == config["loss"]["guidance"] == recommended[loss]
     environment = json.loads((run / "environment.json").read_text())
     assert environment["seed"] == 0 and environment["versions"]["torch"] != "not installed"
     assert "wizard hat" in (run / "report.html").read_text(encoding="utf-8")
