@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,13 @@ from soft_ball import CENTRE, SoftBall, ring
 from torch import Tensor
 
 from pds_cli.errors import UserError
-from pds_cli.exporting import surface, write_cameras, write_mesh, write_point_cloud
+from pds_cli.exporting import (
+    back_project,
+    surface,
+    write_cameras,
+    write_mesh,
+    write_point_cloud,
+)
 from pds_cli.path_rendering import render_path, write_renders, write_turntable
 from pds_cli.scenes.base import Region, Scene, View
 from pds_cli.scenes.cameras import Camera
@@ -183,6 +189,20 @@ def test_points_that_float_or_are_far_away_are_left_out(tmp_path: Path) -> None:
     assert points_of(path)["confidence"].min() >= 0.99
     with pytest.raises(UserError, match="threshold"):
         write_point_cloud(tmp_path, SoftBall(), points=500, threshold=1e5)
+
+
+@pytest.mark.parametrize("lens", [None, (0.2, 0.05, 0.02, -0.02, 0.0, 0.0)])
+def test_points_project_back_to_the_pixels_that_they_come_from(
+    lens: tuple[float, float, float, float, float, float] | None,
+) -> None:
+    camera = replace(ring(1, 16)[0], distortion=lens, cx=7.0)
+    depth = torch.linspace(2.0, 9.0, 256).reshape(16, 16)
+    points = back_project(camera, depth)
+    distances = (points - camera.position).norm(dim=-1)
+    assert torch.allclose(distances, depth.flatten(), atol=1e-4), "along the ray"
+    rows, columns = torch.meshgrid(torch.arange(16), torch.arange(16), indexing="ij")
+    centres = torch.stack([columns, rows], -1).reshape(-1, 2) + 0.5
+    assert torch.allclose(camera.project(points)[0], centres, atol=1e-3)
 
 
 def test_the_seed_fixes_the_points(tmp_path: Path) -> None:
