@@ -7,12 +7,10 @@ Prints milliseconds a step (median) and the ratio, for SDS, DDS and PDS at batch
 
 from __future__ import annotations
 
-import statistics
 import sys
-import time
-from collections.abc import Callable
 
 import torch
+from _timing import median_ms
 from torch import Tensor
 
 from pds_cli.backbones.base import Backbone, Text
@@ -20,17 +18,6 @@ from pds_cli.backbones.embedded import EmbeddedBackbone
 from pds_cli.losses.dds import DDS
 from pds_cli.losses.pds import PDS
 from pds_cli.losses.sds import SDS
-
-
-def median_ms(work: Callable[[], object], repeats: int) -> float:
-    """The median time of `work` in milliseconds, after one call to warm up."""
-    work()
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        work()
-        times.append(1e3 * (time.perf_counter() - started))
-    return statistics.median(times)
 
 
 @torch.no_grad()

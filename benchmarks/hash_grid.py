@@ -7,25 +7,12 @@ Prints milliseconds (median) of forward and of forward with the table's gradient
 
 from __future__ import annotations
 
-import statistics
 import sys
-import time
-from collections.abc import Callable
 
 import torch
+from _timing import median_ms
 
 from pds_cli.representations.nerf.encoding import GridLayout, HashGrid
-
-
-def median_ms(work: Callable[[], object], repeats: int) -> float:
-    """The median time of `work` in milliseconds, after one call to warm up (and to compile)."""
-    work()
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        work()
-        times.append(1e3 * (time.perf_counter() - started))
-    return statistics.median(times)
 
 
 def main(argv: list[str]) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pds_cli.backbones.base import Backbone, Text
 from pds_cli.editors.base import Editor
-from pds_cli.errors import UserError
+from pds_cli.errors import UserError, check_choice
 from pds_cli.images import resize
 from pds_cli.progress import Progress
 from pds_cli.representations.base import Representation
@@ -80,8 +80,8 @@ class DatasetUpdateObjective(Objective):
         self.views: Sequence[View] = list(scene.views)
         edited = {view.name for view in scene.edit_views}
         self.redrawable = [i for i, view in enumerate(self.views) if view.name in edited]
-        _check_choice("input", input, INPUTS)
-        _check_choice("initial", initial, INITIALS)
+        check_choice("refine.input", input, INPUTS)
+        check_choice("refine.initial", initial, INITIALS)
         for name, value in (("every", every), ("batch_size", batch_size)):
             if value < 1:
                 raise UserError(f"refine.{name}={value} must be a whole number of at least 1")
@@ -240,8 +240,3 @@ def refine_stage(
 def _to_bytes(image: Tensor) -> Tensor:
     """[3,H,W] in [0,1] as uint8 on the CPU."""
     return (image.clamp(0, 1) * 255).round().to(torch.uint8).cpu()
-
-
-def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise UserError(f"refine.{name}={value} is unknown; choose one of {', '.join(choices)}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class UserError(Exception):
     """What was wrong, where, and what would be right, in one sentence.
@@ -9,3 +11,10 @@ class UserError(Exception):
     `pds` prints the message and leaves with exit code 2; a traceback is shown only with
     `debug=true` or `HYDRA_FULL_ERROR=1`.
     """
+
+
+def check_choice(key: str, value: str, choices: Iterable[str]) -> None:
+    """UserError unless `value` is one of `choices`; `key` is what the user calls the option."""
+    choices = list(choices)
+    if value not in choices:
+        raise UserError(f"{key}={value} is unknown; choose one of {', '.join(choices)}")

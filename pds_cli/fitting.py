@@ -163,15 +163,10 @@ def _same(checkpoint: Path, key: str) -> bool:
 @torch.no_grad()
 def measure(representation: Representation, views: Sequence[View]) -> dict[str, float]:
     """Mean PSNR, SSIM and LPIPS of renders against the images of views; empty without views."""
-    from pds_cli.metrics import lpips, psnr, ssim
+    from pds_cli.outcome import mean_scores, seen, similarity
 
     rows = []
     for view in views:
         assert view.image is not None and view.camera is not None
-        a = representation.render_camera(view.camera).rgb[None].cpu()
-        b = view.image[None]
-        row = {"psnr": float(psnr(a, b)), "ssim": float(ssim(a, b))}
-        if min(b.shape[-2:]) >= 32:
-            row["lpips"] = float(lpips(a, b))
-        rows.append(row)
-    return {k: sum(row[k] for row in rows) / len(rows) for k in rows[0]} if rows else {}
+        rows.append(similarity(seen(representation, view), view.image))
+    return mean_scores(rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -63,23 +63,28 @@ def save_views(
         height = max(256, *(picture.shape[-2] for picture in pictures))
         sheet = strip(pictures, list(labels[: len(pictures)]), height=min(1024, height))
         save_image(sheet, run.path / "strip.png")
+    return mean_scores(rows)
+
+
+def mean_scores(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of each score over the rows that have it."""
     names = dict.fromkeys(name for row in rows for name in row)
-    return {n: _mean([row[n] for row in rows if n in row]) for n in names}
+    found = {name: [row[name] for row in rows if name in row] for name in names}
+    return {name: sum(values) / len(values) for name, values in found.items()}
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+def similarity(result: Tensor, reference: Tensor, name: str = "") -> dict[str, float]:
+    """PSNR, SSIM and LPIPS of a result [3,h,w] against a reference resized to it.
 
-
-def similarity(result: Tensor, reference: Tensor, name: str) -> dict[str, float]:
-    """PSNR, SSIM and LPIPS of a result [3,h,w] against a reference resized to it."""
+    The keys end with `_name` where a name is given.
+    """
     from pds_cli.metrics import lpips, psnr, ssim
 
     a, b = result[None].float(), resize(reference[None].float(), *result.shape[-2:])
-    scores = {f"psnr_{name}": float(psnr(a, b)), f"ssim_{name}": float(ssim(a, b))}
+    scores = {"psnr": float(psnr(a, b)), "ssim": float(ssim(a, b))}
     if min(result.shape[-2:]) >= 32:
-        scores[f"lpips_{name}"] = float(lpips(a, b))
-    return scores
+        scores["lpips"] = float(lpips(a, b))
+    return {f"{key}_{name}": value for key, value in scores.items()} if name else scores
 
 
 def seconds_of(run: RunFolder) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pds_cli.backbones.base import Backbone, Text
-from pds_cli.errors import UserError
+from pds_cli.errors import UserError, check_choice
 from pds_cli.losses.timesteps import SCHEDULES, Walk
 
 WEIGHTINGS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -130,8 +130,8 @@ class Loss(ABC):
 
     def __post_init__(self) -> None:
         self.timesteps = _checked_ratios(self.timesteps)
-        _check_choice("weighting", self.weighting, WEIGHTINGS)
-        _check_choice("schedule", self.schedule, SCHEDULES)
+        check_choice("loss.weighting", self.weighting, WEIGHTINGS)
+        check_choice("loss.schedule", self.schedule, SCHEDULES)
         for name in ("guidance", "source_guidance"):
             value = getattr(self, name)
             if value is not None and not math.isfinite(value):
@@ -304,10 +304,3 @@ def _checked_ratios(timesteps: Sequence[float]) -> tuple[float, float]:
             "for example [0.02,0.98]"
         )
     return ratios[0], ratios[1]
-
-
-def _check_choice(name: str, value: str, choices: Iterable[str]) -> None:
-    """UserError unless `value` is one of `choices`."""
-    choices = list(choices)
-    if value not in choices:
-        raise UserError(f"loss.{name}={value} is unknown; choose one of {', '.join(choices)}")

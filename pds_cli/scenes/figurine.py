@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from pds_cli.errors import UserError
 from pds_cli.scenes.base import Scene, View
-from pds_cli.toybox.gallery import picture
+from pds_cli.toybox.gallery import picture_tensor
 from pds_cli.toybox.world import Figure, OrbitCamera, caption, edited, parse_caption
 
 
@@ -47,7 +46,7 @@ class FigurineScene(Scene):
             ) from error
         self.size = size
         self.source_prompt = source_prompt or caption(self.figure, [])
-        self._views = [View("front", _tensor(picture(self.figure, self.camera, size)))]
+        self._views = [View("front", picture_tensor(self.figure, self.camera, size))]
 
     @property
     def views(self) -> Sequence[View]:
@@ -63,10 +62,6 @@ class FigurineScene(Scene):
         if not parse_caption(prompt):
             return None
         try:
-            return _tensor(picture(edited(self.figure, prompt), self.camera, self.size))
+            return picture_tensor(edited(self.figure, prompt), self.camera, self.size)
         except UserError:
             return None
-
-
-def _tensor(image: Any) -> Tensor:
-    return torch.from_numpy(image).movedim(-1, 0).float() / 255

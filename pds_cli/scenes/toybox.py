@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import torch
-from torch import Tensor
-
 from pds_cli.errors import UserError
 from pds_cli.scenes.base import Region, Scene, View
-from pds_cli.toybox.gallery import picture
+from pds_cli.toybox.gallery import picture_tensor
 from pds_cli.toybox.world import Figure, OrbitCamera, caption, edited, parse_caption
 
 # The golden ratio's fractional part spreads any number of elevations evenly.
@@ -112,12 +109,8 @@ class ToyboxScene(Scene):
         return [
             View(
                 f"{name}_{i:02d}",
-                _tensor(picture(figure or self.figure, camera, self.size)),
+                picture_tensor(figure or self.figure, camera, self.size),
                 camera.camera(self.size),
             )
             for i, camera in enumerate(cameras)
         ]
-
-
-def _tensor(image: object) -> Tensor:
-    return torch.as_tensor(image).movedim(-1, 0).float() / 255

@@ -12,12 +12,15 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
 from pds_cli.toybox.world import Figure, OrbitCamera
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FOLDER = Path(__file__).parents[1] / "data" / "toybox"
 COLUMNS = 8
@@ -65,6 +68,13 @@ def picture(figure: Figure, camera: OrbitCamera, size: int = 64) -> np.ndarray:
     """
     found = _shipped().get(_key(figure, camera, size))
     return _renderer(size).render(figure, camera) if found is None else found
+
+
+def picture_tensor(figure: Figure, camera: OrbitCamera, size: int = 64) -> Tensor:
+    """The picture as float [3,size,size] in [0,1]; raises what `picture` raises."""
+    import torch
+
+    return torch.from_numpy(picture(figure, camera, size)).movedim(-1, 0).float() / 255
 
 
 def write_gallery(

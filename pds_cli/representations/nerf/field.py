@@ -13,7 +13,7 @@ from pds_cli.errors import UserError
 from pds_cli.representations.nerf.encoding import GridLayout, HashGrid
 
 _LARGEST_EXPONENT = 12.0
-_PIECE = 1 << 15
+PIECE = 1 << 15  # positions looked at together; see `RadianceField.forward`
 _GEOMETRY = 15  # features that the density network hands to the colour network, beside density
 
 
@@ -109,9 +109,9 @@ class RadianceField(torch.nn.Module):
         In pieces, because large intermediate results cost more to allocate than to compute.
         """
         sigmas, colors = [], []
-        views = [None] * len(positions) if view is None else view.split(_PIECE)
+        views = [None] * len(positions) if view is None else view.split(PIECE)
         for part, seen, whose in zip(
-            positions.split(_PIECE), directions.split(_PIECE), views, strict=False
+            positions.split(PIECE), directions.split(PIECE), views, strict=False
         ):
             sigma, features = self.density(part)
             sigmas.append(sigma)

@@ -20,14 +20,13 @@ from pds_cli.images import resize
 from pds_cli.representations.base import Rendering, Representation
 from pds_cli.representations.nerf import volume
 from pds_cli.representations.nerf.encoding import GridLayout
-from pds_cli.representations.nerf.field import RadianceField
+from pds_cli.representations.nerf.field import PIECE, RadianceField
 from pds_cli.representations.nerf.occupancy import OccupancyGrid
 from pds_cli.runs.checkpoint import load_checkpoint, save_checkpoint
 from pds_cli.scenes.base import Region, Scene, View
 from pds_cli.scenes.cameras import Camera
 
 BACKGROUNDS = ("learned", "white", "black", "random")
-_PIECE = 1 << 15  # samples looked at together; see `RadianceField.forward`
 _SPARSE = 0.2  # share of occupied cells up to which a step of the fit takes all its rays
 _DARK = 1e-3  # samples that receive less of their ray's light than this are left out
 
@@ -386,7 +385,7 @@ class NeRF(Representation):
         """Leaves out samples that no light reaches; also returns their places and rays."""
         index = samples.rays
         spots = self._spots(rays, samples, index)
-        sigma = torch.cat([self.field.density(part)[0] for part in spots.split(_PIECE)])
+        sigma = torch.cat([self.field.density(part)[0] for part in spots.split(PIECE)])
         lit = volume.visible(samples, sigma, _DARK)
         return samples.keep(lit), spots[lit], index[lit]
 
