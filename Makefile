@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 PROMPT ?= a photo of a man wearing a wizard hat
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test format bench table-toybox toybox figure-demo figure-toy2d clean
+.PHONY: help install demo test format bench bench-gpu table-toybox table-nerf-toybox toybox figure-demo figure-toy2d clean
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -34,11 +34,18 @@ format: $(STAMP) ## mend what ruff can mend
 	$(BIN)/ruff format
 
 bench: $(STAMP) ## speed: each script of benchmarks/ against its stated alternative
-	@for script in benchmarks/[a-z]*.py; do echo "# $$script"; $(BIN)/python $$script || exit 1; done
+	@for script in $(filter-out benchmarks/gpu_%,$(wildcard benchmarks/[a-z]*.py)); do \
+	  echo "# $$script"; $(BIN)/python $$script || exit 1; done
+
+bench-gpu: $(STAMP) ## speed and memory of a NeRF edit step at Stable Diffusion's size (needs CUDA)
+	$(BIN)/python benchmarks/gpu_edit_step.py
 
 table-toybox: $(STAMP) ## quality: SDS, DDS and PDS against the true edits of the toybox
 	$(BIN)/pds compare benchmark=captions
 	$(BIN)/pds compare benchmark=toybox
+
+table-nerf-toybox: $(STAMP) ## quality in 3D: six edits of the figurine, seen from all sides
+	$(BIN)/pds compare benchmark=nerf_toybox
 
 toybox: $(STAMP) ## render the toybox world and train its backbone (hours on a CPU)
 	$(BIN)/pds pretrain out=outputs/pretrain/first

@@ -105,6 +105,7 @@ class PretrainDataConf:
     folder: str = MISSING
     toybox: bool = MISSING
     images: int = MISSING
+    around: float = MISSING
     seed: int = MISSING
 
 

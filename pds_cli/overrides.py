@@ -122,7 +122,7 @@ def read_command_line(argv: Sequence[str], positional: str | None = None) -> Com
             wants = word in _FLAGS_WITH_VALUE
             if words and (wants or (word in ("--info", "-i") and words[0] in _INFO)):
                 line.flags.append(words.pop(0))
-        elif positional and not word.startswith("~") and ("=" not in word or Path(word).exists()):
+        elif positional and not word.startswith("~") and ("=" not in word or _is_path(word)):
             line.words.append(word)
         elif "=" in word or word.startswith("~"):
             line.overrides.append(word)
@@ -188,3 +188,10 @@ def _several(value: str) -> list[str] | None:
         return None
     texts = [item.text for item in parsed.list if isinstance(item, QuotedString)]
     return texts if len(texts) == len(parsed.list) else None
+
+
+def _is_path(word: str) -> bool:
+    try:
+        return Path(word).exists()
+    except OSError:  # longer than a name of a file can be
+        return False

@@ -293,6 +293,12 @@ def test_words_without_equals_go_to_the_verbs_list(pds: Callable, verb: Callable
     assert got(folder)["seed"] == 3
 
 
+def test_a_value_longer_than_a_file_name_is_a_value() -> None:
+    word = "benchmark.edits=[" + ",".join(["crown"] * 1000) + "]"
+    line = read_command_line([word], positional="runs")
+    assert line.overrides == [word] and not line.words
+
+
 def test_flags_may_stand_anywhere() -> None:
     line = read_command_line(["a=1", "-m", "b=2", "--config-dir", "x=y", "c=3", "--info", "d=4"])
     assert line.overrides == ["a=1", "b=2", "c=3", "d=4"]

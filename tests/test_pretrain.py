@@ -19,7 +19,11 @@ from safetensors.torch import load_file
 
 from pds_cli.backbones.embedded import EmbeddedBackbone
 from pds_cli.errors import UserError
-from pds_cli.pretraining.components import build_components, load_components
+from pds_cli.pretraining.components import (
+    build_components,
+    load_components,
+    save_components,
+)
 from pds_cli.pretraining.dataset import load_captioned_images
 from pds_cli.pretraining.objectives import (
     DecodingObjective,
@@ -423,6 +427,34 @@ def test_a_preview_without_prompts_is_no_preview(tmp_path: Path) -> None:
          "preview": {"prompts": [], "columns": 2, "steps": 2, "guidance": 1.0}}
     )  # fmt: skip
     assert Recipe(cfg, load_captioned_images(tmp_path / "pictures", 16)).preview() == {}
+
+
+def test_training_from_a_backbone_keeps_its_latents(tmp_path: Path) -> None:
+    from omegaconf import OmegaConf
+
+    def recipe(pictures: str, init: Path | None) -> Recipe:
+        node = {"stages": ["decode"], "device": "cpu", "seed": 0, "size": 16, "model": TINY_MODEL}
+        cfg = OmegaConf.create({**node, "init": init and str(init)})
+        return Recipe(cfg, load_captioned_images(tmp_path / pictures, 16))
+
+    for pictures in ("first", "other"):
+        write_folder(tmp_path / pictures)
+    for path in (tmp_path / "other").rglob("*.png"):
+        Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
+    first = recipe("first", None).parts
+    save_components(first, tmp_path / "backbone")
+    encoder = first.autoencoder.encoder
+    # Saved in half precision, so equal to its rounding.
+    kept = recipe("other", tmp_path / "backbone").parts.autoencoder
+    assert torch.allclose(kept.encoder, encoder, rtol=1e-3, atol=1e-4)
+    assert torch.allclose(kept.mean, first.autoencoder.mean, rtol=1e-3, atol=1e-4)
+    anew = recipe("other", None).parts.autoencoder
+    assert not torch.allclose(anew.mean, first.autoencoder.mean, atol=1e-2)
+
+
+def test_a_share_of_views_from_around_is_a_share(pds: Callable, tmp_path: Path) -> None:
+    answer = pds("pretrain", "data.around=1.5", f"data.folder={tmp_path / 'x'}", "out=run")
+    assert answer.code == 2 and "data.around=1.5 is a share" in answer.err
 
 
 def test_late_timesteps_are_noisy(tiny_components: Any) -> None:

@@ -126,6 +126,8 @@ def test_random_draws_reach_every_value_and_stay_in_range() -> None:
         assert {getattr(figure, name) for figure in figures} == set(values)
     cameras = [random_camera(rng) for _ in range(200)]
     assert all(abs(c.azimuth) <= 50 and 5 <= c.elevation <= 30 for c in cameras)
+    around = [abs(random_camera(rng, around=0.5).azimuth) for _ in range(400)]
+    assert max(around) > 170 and np.mean([a <= 50 for a in around]) == pytest.approx(0.64, abs=0.1)
     said = [random_mentions(figure, rng) for figure in figures]
     assert {name for names in said for name in names} == set(SAYABLE)
     hatless = np.mean(["hat" in s for f, s in zip(figures, said, strict=True) if f.hat == "none"])

@@ -43,12 +43,14 @@ HELD_OUT = 1000
 
 def prepare_data(cfg: DictConfig) -> CaptionedImages:
     """Loads the captioned folder, rendering the toybox's first where that is asked for."""
-    folder = Path(cfg.data.folder)
-    if cfg.data.toybox:
+    folder, data = Path(cfg.data.folder), cfg.data
+    if not 0 <= data.around <= 1:
+        raise UserError(f"data.around={data.around} is a share of the pictures, between 0 and 1")
+    if data.toybox:
         from pds_cli.toybox.data import make_dataset
 
-        with Progress("rendering", cfg.data.images) as progress:
-            make_dataset(folder, cfg.data.images, cfg.size, cfg.data.seed, progress.update)
+        with Progress("rendering", data.images) as progress:
+            make_dataset(folder, data.images, cfg.size, data.seed, data.around, progress.update)
     return load_captioned_images(folder, cfg.size)
 
 
@@ -74,16 +76,19 @@ class Recipe:
         model: dict[str, Any] = OmegaConf.to_container(cfg.model, resolve=True)  # type: ignore[assignment]
         every_caption = [c for texts in data.captions for c in texts]
         self.parts = build_components(model, cfg.size, every_caption)
-        if cfg.init:
+        if cfg.init:  # its latents too: a UNet knows no others
             load_components(self.parts, Path(cfg.init))
-        whiten = float(model["autoencoder"].get("whiten", 0.5))
-        # A fixed sample keeps the components, and so the latents, the same in every run.
-        index = torch.arange(0, len(self.train), max(1, len(self.train) // 2000))
-        self.parts.autoencoder.fit_components(self.train.batch(index), whiten)
+        else:
+            self._fit_latents(float(model["autoencoder"].get("whiten", 0.5)))
         modules: list[Any] = [self.parts.unet, self.parts.text_encoder, self.parts.autoencoder]
         for module in modules:
             module.to(self.device)
         self.probe: Any = None
+
+    def _fit_latents(self, whiten: float) -> None:
+        """Sets the encoder from a fixed sample, so that every run from nothing gets the same."""
+        index = torch.arange(0, len(self.train), max(1, len(self.train) // 2000))
+        self.parts.autoencoder.fit_components(self.train.batch(index), whiten)
 
     def stages(self) -> list[Stage]:
         """The stages of the run, in order."""

@@ -22,10 +22,10 @@ from pds_cli.toybox.world import caption, random_camera, random_figure, random_m
 CAPTIONS_PER_IMAGE = 6
 
 
-def describe(seed: int, index: int) -> tuple[dict[str, Any], Any, Any]:
-    """The JSONL record, figure and camera of image `index`."""
+def describe(seed: int, index: int, around: float = 0.0) -> tuple[dict[str, Any], Any, Any]:
+    """The JSONL record, figure and camera of image `index`; `around` as in `random_camera`."""
     rng = np.random.default_rng((seed, index))
-    figure, camera = random_figure(rng), random_camera(rng)
+    figure, camera = random_figure(rng), random_camera(rng, around)
     captions = [caption(figure, random_mentions(figure, rng)) for _ in range(CAPTIONS_PER_IMAGE)]
     record = {
         "file": f"images/{index // 1000:03d}/{index:06d}.png",
@@ -41,11 +41,13 @@ def make_dataset(
     count: int,
     size: int = 64,
     seed: int = 0,
+    around: float = 0.0,
     on_image: Callable[[int], None] | None = None,
 ) -> Path:
     """Renders `count` captioned pictures of `size`×`size` pixels into `folder`.
 
     Args:
+        around: share of the pictures that look from anywhere, not from the front, in [0,1].
         on_image: called with the number of pictures done, for a progress bar.
 
     Returns:
@@ -65,7 +67,7 @@ def make_dataset(
     renderer = ToyRenderer(size)
     records = []
     for i in range(count):
-        record, figure, camera = describe(seed, i)
+        record, figure, camera = describe(seed, i, around)
         path = folder / record["file"]
         if not path.exists():
             with atomic_path(path) as temporary:

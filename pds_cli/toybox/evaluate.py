@@ -170,26 +170,32 @@ def _edit_chunk(
         return batch.images().cpu()
 
 
-def score_cases(images: Tensor, cases: Sequence[Case], probe: Probe) -> list[dict[str, float]]:
-    """What each edit reached: see `COLUMNS`.
+def attribute_scores(found: Mapping[str, int], case: Case) -> tuple[float, float]:
+    """What a picture shows of an edit, by what the probe found in it.
 
-    success: 1 where the probe finds every changed attribute at its wanted value.
-    kept: the share of the other attributes that the probe finds as in the source.
+    Returns:
+        (1 where every changed attribute has its wanted value, else 0; the share of the other
+        attributes that are as in the source).
     """
+    wanted = case.target.labels()
+    reached = all(found[name] == wanted[name] for name in case.changed)
+    others = [n for n, v in wanted.items() if n not in case.changed and v >= 0]
+    # The colour of the thing beside says nothing where the edit put that thing there.
+    others = [n for n in others if not (n == "beside_color" and "beside" in case.changed)]
+    return float(reached), sum(found[name] == wanted[name] for name in others) / len(others)
+
+
+def score_cases(images: Tensor, cases: Sequence[Case], probe: Probe) -> list[dict[str, float]]:
+    """What each edit reached: see `COLUMNS` and `attribute_scores`."""
     truths, sources = pictures(cases, "target"), pictures(cases, "source")
     perceptual = lpips(images, truths), lpips(images, sources)
     fidelity = psnr(images, truths)
     scores = []
     for i, (case, found) in enumerate(zip(cases, probe.classify(images), strict=True)):
-        wanted = case.target.labels()
-        reached = all(found[name] == wanted[name] for name in case.changed)
-        others = [n for n, v in wanted.items() if n not in case.changed and v >= 0]
-        # The colour of the thing beside says nothing where the edit put that thing there.
-        others = [n for n in others if not (n == "beside_color" and "beside" in case.changed)]
-        kept = sum(found[name] == wanted[name] for name in others) / len(others)
+        reached, kept = attribute_scores(found, case)
         scores.append(
             {
-                "success": float(reached),
+                "success": reached,
                 "kept": kept,
                 "lpips_truth": float(perceptual[0][i]),
                 "psnr_truth": float(fidelity[i]),

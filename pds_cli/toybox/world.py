@@ -133,10 +133,14 @@ def random_figure(rng: np.random.Generator) -> Figure:
     return Figure(**{name: str(rng.choice(values)) for name, values in ATTRIBUTES.items()})
 
 
-def random_camera(rng: np.random.Generator) -> OrbitCamera:
-    """Draws azimuth in ±50°, elevation in 5–30°, distance within ±6 %."""
+def random_camera(rng: np.random.Generator, around: float = 0.0) -> OrbitCamera:
+    """Draws azimuth in ±50°, elevation in 5–30°, distance within ±6 %.
+
+    With chance `around` the azimuth is any instead, so that backs are seen too.
+    """
+    anywhere = around > 0 and rng.random() < around
     return OrbitCamera(
-        azimuth=float(rng.uniform(-50, 50)),
+        azimuth=float(rng.uniform(-180, 180) if anywhere else rng.uniform(-50, 50)),
         elevation=float(rng.uniform(5, 30)),
         distance=float(rng.uniform(6.0, 6.8)),
     )

@@ -1,0 +1,224 @@
+"""Edits of the toy figure in 3D, each run as a user would, against the true edit from all sides."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pds_cli.backbones.base import Backbone
+from pds_cli.errors import UserError
+from pds_cli.files import write_text
+from pds_cli.metrics import lpips, psnr
+from pds_cli.metrics.consistency import consistency
+from pds_cli.path_rendering import load_result, render_path
+from pds_cli.progress import Progress
+from pds_cli.runs.folder import RunFolder
+from pds_cli.runs.sheets import contact_sheet, save_image
+from pds_cli.scenes.toybox import orbit
+from pds_cli.toybox.benchmark import Case, make_case
+from pds_cli.toybox.evaluate import attribute_scores
+from pds_cli.toybox.gallery import picture_tensor
+from pds_cli.toybox.probe import Probe, load_probe
+from pds_cli.toybox.world import Figure, OrbitCamera
+
+TITLES = {
+    "success": "success ↑",
+    "kept": "kept ↑",
+    "lpips_truth": "LPIPS to truth ↓",
+    "psnr_truth": "PSNR to truth ↑",
+    "consistency": "view consistency, dB ↑",
+    "overlap": "overlap",
+    "seconds": "s",
+    "memory_mb": "peak MB",
+}
+JOB_FILE = "job.json"
+
+
+class NerfEditBenchmark:
+    """Some edits of one figure by several methods; every job is a `pds edit` of its own.
+
+    A job that is done already in the same `out=`, with the same words, is not run again; one that
+    was interrupted goes on.
+
+    Args:
+        methods: name → words of the command line for `pds edit`.
+        edits: kinds of edit, of `pds_cli.toybox.benchmark.EDITS`.
+        overrides: words that every job gets.
+        figure: attributes of the figure, the rest at their defaults.
+        cameras: from how many sides a result is seen, evenly spaced around it.
+        size: side of the renders that are scored, in pixels.
+
+    Raises:
+        UserError: no methods or no edits, an unknown edit, or a figure that cannot be.
+    """
+
+    def __init__(
+        self,
+        methods: Mapping[str, Sequence[str]],
+        edits: Sequence[str],
+        *,
+        overrides: Sequence[str] = (),
+        figure: Mapping[str, str] | None = None,
+        cameras: int = 16,
+        size: int = 128,
+    ) -> None:
+        if not methods or not edits:
+            raise UserError("benchmark.methods and benchmark.edits must leave something to run")
+        if cameras < 2:
+            raise UserError(f"benchmark.cameras={cameras} must be at least 2")
+        self.figure = Figure(**dict(figure or {}))
+        self.methods = {name: list(words) for name, words in methods.items()}
+        self.cases = [make_case(kind, self.figure, OrbitCamera()) for kind in _known(edits)]
+        self.overrides, self.size = list(overrides), size
+        self.cameras = orbit(cameras, -180, 180)
+
+    def run(self, backbone: Backbone, run: RunFolder) -> Path:
+        """Runs every job; writes `table.md`, `results.json` and `edits.png`.
+
+        `backbone` is not looked at: each job loads its own.
+        """
+        probe = load_probe()
+        rows: dict[str, list[dict[str, float]]] = {name: [] for name in self.methods}
+        shown: dict[str, list[Tensor]] = {name: [] for name in self.methods}
+        jobs = len(self.cases) * len(self.methods)
+        with Progress("edits in 3D", jobs) as progress:
+            for case in self.cases:
+                for name, words in self.methods.items():
+                    folder = run.path / case.kind.replace(" ", "_") / name
+                    cost = _job(self._words(case, words), folder)
+                    images, scores = self._score(case, folder, probe)
+                    rows[name].append({**scores, **cost})
+                    shown[name].append(images)
+                    progress.update(sum(map(len, rows.values())))
+        for name, pictures in (("sources", "source"), ("true edits", "target")):
+            shown[name] = [self._pictures(getattr(case, pictures)) for case in self.cases]
+            rows[name] = [
+                self._likeness(case, images, probe)
+                for case, images in zip(self.cases, shown[name], strict=True)
+            ]
+        run.write_json("results.json", {"rows": rows, "edits": [c.kind for c in self.cases]})
+        self._sheet(shown, run.path / "edits.png")
+        return write_text(run.path / "table.md", markdown(rows, [c.kind for c in self.cases]))
+
+    def _words(self, case: Case, method: Sequence[str]) -> list[str]:
+        changed = {k: v for k, v in asdict(self.figure).items() if v != asdict(Figure())[k]}
+        figure = [f"scene.figure.{key}={value}" for key, value in changed.items()]
+        prompts = [f"prompt={case.prompt}", f"source={case.source_prompt}"]
+        return [*figure, *prompts, *self.overrides, *method]
+
+    def _pictures(self, figure: Figure) -> Tensor:
+        """Renders [N,3,S,S] in [0,1] of a figure from all the cameras."""
+        return torch.stack([picture_tensor(figure, c, self.size) for c in self.cameras])
+
+    @torch.no_grad()
+    def _score(self, case: Case, folder: Path, probe: Probe) -> tuple[Tensor, dict[str, float]]:
+        cameras = [camera.camera(self.size) for camera in self.cameras]
+        renderings = list(render_path(load_result(folder), cameras))
+        images = torch.stack([seen.rgb for seen in renderings]).clamp(0, 1)
+        alike = consistency(renderings, cameras)
+        scores = self._likeness(case, images, probe)
+        return images, {**scores, "consistency": alike.psnr, "overlap": alike.overlap}
+
+    @torch.no_grad()
+    def _likeness(self, case: Case, images: Tensor, probe: Probe) -> dict[str, float]:
+        """Means over the cameras of what the probe finds and of the distance to the true edit."""
+        truth = self._pictures(case.target)
+        found = [attribute_scores(seen, case) for seen in probe.classify(images)]
+        return {
+            "success": sum(reached for reached, _ in found) / len(found),
+            "kept": sum(kept for _, kept in found) / len(found),
+            "lpips_truth": float(lpips(images, truth).mean()),
+            "psnr_truth": float(psnr(images, truth).mean()),
+        }
+
+    def _sheet(self, shown: Mapping[str, list[Tensor]], path: Path) -> None:
+        """A row an edit: sources, methods and truth, from the front and from behind."""
+        order = ["sources", *self.methods, "true edits"]
+        front, back = len(self.cameras) // 2 + 1, 1
+        tiles, labels = [], []
+        for i, case in enumerate(self.cases):
+            for side in (front, back):
+                tiles += [shown[name][i][side % len(self.cameras)] for name in order]
+                labels += [case.kind if name == "sources" else name for name in order]
+        save_image(contact_sheet(tiles, 2 * len(order), labels), path)
+
+
+def _known(edits: Sequence[str]) -> list[str]:
+    from pds_cli.toybox.benchmark import EDITS
+
+    for kind in edits:
+        if kind not in EDITS:
+            raise UserError(f"there is no kind of edit {kind!r}; there are {', '.join(EDITS)}")
+    return list(edits)
+
+
+def _job(words: Sequence[str], folder: Path) -> dict[str, float]:
+    """Runs `pds edit` in a process of its own, unless it was; returns its seconds and memory."""
+    facts, summary = _read(folder / JOB_FILE), _read(folder / "summary.json")
+    done = summary.get("status") == "done" and facts.get("words") == list(words)
+    memory = float(facts.get("memory_mb", 0.0))
+    if not done:
+        ours = facts.get("words") == list(words) and (folder / "checkpoint.safetensors").is_file()
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / JOB_FILE, json.dumps({"words": list(words), "memory_mb": memory}))
+        memory = max(
+            memory, _run([f"resume={folder}"] if ours else [*words, f"out={folder}"], folder)
+        )
+        write_text(folder / JOB_FILE, json.dumps({"words": list(words), "memory_mb": memory}))
+        summary = _read(folder / "summary.json")
+    return {"seconds": float(summary.get("seconds", 0.0)), "memory_mb": memory}
+
+
+def _run(words: Sequence[str], folder: Path) -> float:
+    """Runs `pds edit` with these words; returns the peak of its memory in MB."""
+    log = folder / "edit.log"
+    with log.open("w", encoding="utf-8") as output:
+        command = [sys.executable, "-m", "pds_cli", "edit", *words]
+        child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            _, status, usage = os.wait4(child.pid, 0)
+        except KeyboardInterrupt:
+            child.wait()  # it was interrupted too, and writes its checkpoint
+            raise
+    child.returncode = status
+    if status:
+        last = log.read_text(encoding="utf-8", errors="replace").strip().split("\n")[-1]
+        raise UserError(f"pds edit {' '.join(words)} failed; {log} ends with: {last}")
+    return usage.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}
+
+
+def markdown(rows: Mapping[str, Sequence[Mapping[str, float]]], kinds: Sequence[str]) -> str:
+    """The means of every method over the edits, then success and LPIPS an edit."""
+    lines = ["| method | " + " | ".join(TITLES.values()) + " |", "|---" * (len(TITLES) + 1) + "|"]
+    for name, found in rows.items():
+        cells = [_mean([row[key] for row in found if key in row]) for key in TITLES]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    lines += ["", "Success and LPIPS to truth by edit:", ""]
+    lines += ["| edit | " + " | ".join(rows) + " |", "|---" * (len(rows) + 1) + "|"]
+    for i, kind in enumerate(kinds):
+        cells = [f"{r[i]['success']:.2f} / {r[i]['lpips_truth']:.3f}" for r in rows.values()]
+        lines.append(f"| {kind} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _mean(values: Sequence[float]) -> str:
+    if not values:
+        return "–"
+    mean = sum(values) / len(values)
+    return f"{mean:.0f}" if mean >= 100 else f"{mean:.3f}"
