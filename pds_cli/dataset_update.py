@@ -21,7 +21,7 @@ from pds_cli.progress import Progress
 from pds_cli.representations.base import Representation
 from pds_cli.runs.checkpoint import under, with_prefix
 from pds_cli.scenes.base import Scene, View
-from pds_cli.trainer import Objective, Stage, step_generator, with_lr
+from pds_cli.trainer import Objective, Stage, configured_optimizer, step_generator
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -231,9 +231,7 @@ def refine_stage(
         "refine",
         objective,
         steps=node.steps,
-        optimizer=lambda groups: instantiate(
-            cfg.optimizer, with_lr(groups, lr), lr=lr, allow_modules=allow
-        ),
+        optimizer=configured_optimizer(cfg.optimizer, lr, allow),
     )
 
 

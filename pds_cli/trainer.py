@@ -145,6 +145,15 @@ def with_lr(groups: Iterable[dict[str, Any]], lr: float) -> list[dict[str, Any]]
     ]
 
 
+def configured_optimizer(
+    node: Any, lr: float, allow_modules: Sequence[str]
+) -> Callable[[Iterable[Any]], torch.optim.Optimizer]:
+    """A stage's `optimizer`: the one that a config node describes, at the step size `lr`."""
+    from pds_cli.instantiate import instantiate
+
+    return lambda groups: instantiate(node, with_lr(groups, lr), lr=lr, allow_modules=allow_modules)
+
+
 class Trainer:
     """Runs stages one after the other in a run folder.
 

@@ -24,7 +24,7 @@ from pds_cli.progress import Progress
 from pds_cli.runs.folder import RunFolder
 from pds_cli.runs.sheets import contact_sheet, save_image
 from pds_cli.scenes.toybox import orbit
-from pds_cli.toybox.benchmark import Case, make_case
+from pds_cli.toybox.benchmark import Case, all_cases
 from pds_cli.toybox.evaluate import attribute_scores
 from pds_cli.toybox.gallery import picture_tensor
 from pds_cli.toybox.probe import Probe, load_probe
@@ -77,7 +77,7 @@ class NerfEditBenchmark:
             raise UserError(f"benchmark.cameras={cameras} must be at least 2")
         self.figure = Figure(**dict(figure or {}))
         self.methods = {name: list(words) for name, words in methods.items()}
-        self.cases = [make_case(kind, self.figure, OrbitCamera()) for kind in _known(edits)]
+        self.cases = all_cases([(self.figure, OrbitCamera())], edits)
         self.overrides, self.size = list(overrides), size
         self.cameras = orbit(cameras, -180, 180)
 
@@ -87,24 +87,27 @@ class NerfEditBenchmark:
         `backbone` is not looked at: each job loads its own.
         """
         probe = load_probe()
-        rows: dict[str, list[dict[str, float]]] = {name: [] for name in self.methods}
-        shown: dict[str, list[Tensor]] = {name: [] for name in self.methods}
-        jobs = len(self.cases) * len(self.methods)
-        with Progress("edits in 3D", jobs) as progress:
+        names = [*self.methods, "sources", "true edits"]
+        rows: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+        shown: dict[str, list[Tensor]] = {name: [] for name in names}
+        done = 0
+        with Progress("edits in 3D", len(self.cases) * len(self.methods)) as progress:
             for case in self.cases:
-                for name, words in self.methods.items():
-                    folder = run.path / case.kind.replace(" ", "_") / name
-                    cost = _job(self._words(case, words), folder)
-                    images, scores = self._score(case, folder, probe)
-                    rows[name].append({**scores, **cost})
+                truth = self._pictures(case.target)
+                for name, images in (
+                    ("sources", self._pictures(case.source)),
+                    ("true edits", truth),
+                ):
+                    rows[name].append(_likeness(case, images, truth, probe))
                     shown[name].append(images)
-                    progress.update(sum(map(len, rows.values())))
-        for name, pictures in (("sources", "source"), ("true edits", "target")):
-            shown[name] = [self._pictures(getattr(case, pictures)) for case in self.cases]
-            rows[name] = [
-                self._likeness(case, images, probe)
-                for case, images in zip(self.cases, shown[name], strict=True)
-            ]
+                for name, words in self.methods.items():
+                    folder = RunFolder(run.path / case.kind.replace(" ", "_") / name)
+                    cost = _job(self._words(case, words), folder)
+                    images, alike = self._look(folder.path)
+                    rows[name].append({**_likeness(case, images, truth, probe), **alike, **cost})
+                    shown[name].append(images)
+                    done += 1
+                    progress.update(done)
         run.write_json("results.json", {"rows": rows, "edits": [c.kind for c in self.cases]})
         self._sheet(shown, run.path / "edits.png")
         return write_text(run.path / "table.md", markdown(rows, [c.kind for c in self.cases]))
@@ -120,25 +123,13 @@ class NerfEditBenchmark:
         return torch.stack([picture_tensor(figure, c, self.size) for c in self.cameras])
 
     @torch.no_grad()
-    def _score(self, case: Case, folder: Path, probe: Probe) -> tuple[Tensor, dict[str, float]]:
+    def _look(self, folder: Path) -> tuple[Tensor, dict[str, float]]:
+        """Renders [N,3,S,S] of a result from all the cameras, and how consistent they are."""
         cameras = [camera.camera(self.size) for camera in self.cameras]
         renderings = list(render_path(load_result(folder), cameras))
-        images = torch.stack([seen.rgb for seen in renderings]).clamp(0, 1)
         alike = consistency(renderings, cameras)
-        scores = self._likeness(case, images, probe)
-        return images, {**scores, "consistency": alike.psnr, "overlap": alike.overlap}
-
-    @torch.no_grad()
-    def _likeness(self, case: Case, images: Tensor, probe: Probe) -> dict[str, float]:
-        """Means over the cameras of what the probe finds and of the distance to the true edit."""
-        truth = self._pictures(case.target)
-        found = [attribute_scores(seen, case) for seen in probe.classify(images)]
-        return {
-            "success": sum(reached for reached, _ in found) / len(found),
-            "kept": sum(kept for _, kept in found) / len(found),
-            "lpips_truth": float(lpips(images, truth).mean()),
-            "psnr_truth": float(psnr(images, truth).mean()),
-        }
+        images = torch.stack([seen.rgb for seen in renderings]).clamp(0, 1)
+        return images, {"consistency": alike.psnr, "overlap": alike.overlap}
 
     def _sheet(self, shown: Mapping[str, list[Tensor]], path: Path) -> None:
         """A row an edit: sources, methods and truth, from the front and from behind."""
@@ -152,29 +143,30 @@ class NerfEditBenchmark:
         save_image(contact_sheet(tiles, 2 * len(order), labels), path)
 
 
-def _known(edits: Sequence[str]) -> list[str]:
-    from pds_cli.toybox.benchmark import EDITS
+@torch.no_grad()
+def _likeness(case: Case, images: Tensor, truth: Tensor, probe: Probe) -> dict[str, float]:
+    """Means over the cameras of what the probe finds and of the distance to the true edit."""
+    found = [attribute_scores(seen, case) for seen in probe.classify(images)]
+    return {
+        "success": sum(reached for reached, _ in found) / len(found),
+        "kept": sum(kept for _, kept in found) / len(found),
+        "lpips_truth": float(lpips(images, truth).mean()),
+        "psnr_truth": float(psnr(images, truth).mean()),
+    }
 
-    for kind in edits:
-        if kind not in EDITS:
-            raise UserError(f"there is no kind of edit {kind!r}; there are {', '.join(EDITS)}")
-    return list(edits)
 
-
-def _job(words: Sequence[str], folder: Path) -> dict[str, float]:
+def _job(words: Sequence[str], run: RunFolder) -> dict[str, float]:
     """Runs `pds edit` in a process of its own, unless it was; returns its seconds and memory."""
-    facts, summary = _read(folder / JOB_FILE), _read(folder / "summary.json")
-    done = summary.get("status") == "done" and facts.get("words") == list(words)
-    memory = float(facts.get("memory_mb", 0.0))
-    if not done:
-        ours = facts.get("words") == list(words) and (folder / "checkpoint.safetensors").is_file()
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / JOB_FILE, json.dumps({"words": list(words), "memory_mb": memory}))
-        memory = max(
-            memory, _run([f"resume={folder}"] if ours else [*words, f"out={folder}"], folder)
-        )
-        write_text(folder / JOB_FILE, json.dumps({"words": list(words), "memory_mb": memory}))
-        summary = _read(folder / "summary.json")
+    facts, summary = _read(run.path / JOB_FILE), _read(run.path / "summary.json")
+    same = facts.get("words") == list(words)
+    memory = float(facts.get("memory_mb", 0.0)) if same else 0.0
+    if not (same and summary.get("status") == "done"):
+        goes_on = same and run.checkpoint.is_file()
+        run.write_json(JOB_FILE, {"words": list(words), "memory_mb": memory})
+        start = [f"resume={run.path}"] if goes_on else [*words, f"out={run.path}"]
+        memory = max(memory, _run(start, run.path))
+        run.write_json(JOB_FILE, {"words": list(words), "memory_mb": memory})
+        summary = _read(run.path / "summary.json")
     return {"seconds": float(summary.get("seconds", 0.0)), "memory_mb": memory}
 
 

@@ -188,7 +188,7 @@ def _trainer(
     from pds_cli.editing import EditObjective
     from pds_cli.instantiate import instantiate
     from pds_cli.runs.settings import fingerprint
-    from pds_cli.trainer import EarlyStop, Stage, Trainer, with_lr
+    from pds_cli.trainer import EarlyStop, Stage, Trainer, configured_optimizer
 
     allow = list(cfg.allow_modules)
     texts = [backbone.encode_prompt([p], cfg.negative) for p in (cfg.prompt, scene.source_prompt)]
@@ -206,9 +206,7 @@ def _trainer(
         "edit",
         objective,
         steps=cfg.steps,
-        optimizer=lambda groups: instantiate(
-            cfg.optimizer, with_lr(groups, cfg.lr), lr=cfg.lr, allow_modules=allow
-        ),
+        optimizer=configured_optimizer(cfg.optimizer, cfg.lr, allow),
         schedule=cfg.lr_schedule,
         warmup=cfg.warmup,
         early_stop=EarlyStop(**cfg.early_stop),
