@@ -3,10 +3,10 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
-PROMPT ?= a photo of a man wearing a wizard hat
+PROMPT ?= a photo of a man raising his arms
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test format bench bench-gpu table-toybox table-nerf-toybox toybox figure-demo figure-toy2d clean
+.PHONY: help install demo test format bench bench-gpu table-toybox table-nerf-toybox toybox figure-demo figure-nerf figure-toy2d clean
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -20,7 +20,7 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,toybox,colmap]'
 	@touch $@
 
-demo: $(STAMP) ## edit the figurine by text with PDS, and say where the report is (PROMPT=…)
+demo: $(STAMP) ## fit a NeRF, edit it by text with PDS, and say where the report is (PROMPT=…)
 	$(BIN)/pds edit scene=figurine 'prompt=$(PROMPT)'
 
 test: $(STAMP) ## ruff, mypy and all tests
@@ -52,9 +52,17 @@ toybox: $(STAMP) ## render the toybox world and train its backbone (hours on a C
 	$(BIN)/pds pretrain out=outputs/pretrain/second 'stages=[denoise]' init=outputs/toybox \
 	  denoise.steps=1200 denoise.lr=4e-4 denoise.warmup=50 \
 	  denoise.high_noise=0.6 denoise.high_noise_from=0
+	$(BIN)/pds pretrain out=outputs/pretrain/third 'stages=[probe,denoise]' init=outputs/toybox \
+	  data.folder=outputs/data/toybox64_around data.around=0.5 denoise.steps=5500 \
+	  denoise.warmup=100 denoise.high_noise_from=0
 
 figure-demo: $(STAMP) ## the picture of the README: four edits with each loss
 	$(BIN)/python -m pds_cli.figures.demo
+
+figure-nerf: $(STAMP) ## four edits of the figurine in 3D, as turntables
+	$(BIN)/pds edit -m scene=figurine out=outputs/figure_nerf \
+	  prompt='"a photo of a man raising his arms","a photo of a man wearing a wizard hat","a photo of a robot","a photo of a man next to a tree"'
+	$(BIN)/python -m pds_cli.figures.turntables docs/figures/nerf.png $(addprefix outputs/figure_nerf/,0 1 2 3)
 
 figure-toy2d: $(STAMP) ## the paper's 2D figure: where SDS, DDS and PDS stop
 	$(BIN)/python -m pds_cli.figures.toy2d

@@ -102,7 +102,7 @@ def measure(folder: Path, side: int, dtype: str, compiled: bool, device: str, re
     backbone = StableDiffusion(str(folder), dtype=dtype, device=device)
     if compiled:
         backbone.unet = torch.compile(backbone.unet)
-    scene = ToyboxScene(front=8, back=0, held_out=1)
+    scene = ToyboxScene(count=8, held_out=1)
     nerf = NeRF(scene, backbone, render_size=side)
     texts = [backbone.encode_prompt([p]) for p in ("a robot", "a man")]
     objective = EditObjective(scene, nerf, backbone, PDS(guidance=100.0), texts[0], texts[1])

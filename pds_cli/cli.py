@@ -34,7 +34,8 @@ from pds_cli.overrides import CommandLine, read_command_line
 
 OUTCOME = ".hydra/outcome.json"
 EXAMPLES = (
-    ('pds edit scene=figurine prompt="a photo of a man wearing a wizard hat"', "edit a picture"),
+    ('pds edit scene=figurine2d prompt="a photo of a man wearing a wizard hat"', "edit a picture"),
+    ('pds edit scene=figurine prompt="a photo of a man raising his arms"', "edit a NeRF"),
     ('pds sample prompt="a photo of a robot" n=8', "see what a backbone knows"),
     (
         'pds edit -m loss=sds,dds,pds guidance=3,7.5 prompt="a photo of a robot"',

@@ -301,6 +301,7 @@ class SDEditRefineConf:
 
     steps: int = MISSING
     lr: float | None = None
+    lr_schedule: str = MISSING
     every: int = MISSING
     batch_size: int = MISSING
     input: str = MISSING
@@ -416,8 +417,8 @@ class ToyboxSceneConf(Target):
     figure: dict[str, str] = MISSING
     source_prompt: str | None = None
     size: int = MISSING
-    front: int = MISSING
-    back: int = MISSING
+    count: int = MISSING
+    edit_azimuth: float = MISSING
     held_out: int = MISSING
 
 
@@ -475,7 +476,8 @@ GROUP_SCHEMAS: dict[str, type] = {
     "loss/sds": LossConf,
     "loss/dds": LossConf,
     "loss/pds": PDSConf,
-    "scene/figurine": FigurineSceneConf,
+    "scene/figurine": ToyboxSceneConf,
+    "scene/figurine2d": FigurineSceneConf,
     "scene/image": ImageSceneConf,
     "scene/toy2d": Toy2DSceneConf,
     "scene/blender": BlenderSceneConf,
@@ -488,7 +490,6 @@ GROUP_SCHEMAS: dict[str, type] = {
         NerfstudioSceneConf,
     ),
     "representation/nerf": NeRFConf,
-    "scene/figurine3d": ToyboxSceneConf,
     "representation/image": ImageRepresentationConf,
     "representation/points": PointsConf,
     "backbone/mixture": MixtureConf,
@@ -519,6 +520,8 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
             "n",
             "num_inference_steps",
             "images",
+            "count",
+            "cameras",
             "resolution",
             "points",
             "raster",
@@ -533,7 +536,15 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
         (lambda x: x >= 1, "a whole number of at least 1"),
     ),
     **dict.fromkeys(
-        ("checkpoint_every", "render_every", "turntable", "seed", "source_bank", "eval_interval"),
+        (
+            "checkpoint_every",
+            "render_every",
+            "turntable",
+            "seed",
+            "source_bank",
+            "eval_interval",
+            "held_out",
+        ),
         (lambda x: x >= 0, "a whole number of at least 0"),
     ),
     **dict.fromkeys(
@@ -544,6 +555,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
         ("lr", "eps", "clip_norm", "clip_value", "fps", "extent", "threshold"),
         (lambda x: math.isfinite(x) and x > 0, "a finite number above 0"),
     ),
+    **dict.fromkeys(("around", "opacity"), (lambda x: 0 <= x <= 1, "a number from 0 to 1")),
     **dict.fromkeys(
         ("weight_decay", "momentum", "noise", "std", "eta"),
         (lambda x: math.isfinite(x) and x >= 0, "a finite number of at least 0"),

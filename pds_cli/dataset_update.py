@@ -232,6 +232,7 @@ def refine_stage(
         objective,
         steps=node.steps,
         optimizer=configured_optimizer(cfg.optimizer, lr, allow),
+        schedule=node.lr_schedule,
     )
 
 

@@ -145,11 +145,12 @@ def test_an_unknown_verb(refused: Refused) -> None:
         ("loss.weighting=heavy", "sigma2"),
         ("scene.figure.kind=elephant", "man, robot, snowman, bear"),
         ("scene.figure.wings=two", "wings"),
+        ("scene=figurine scene.count=0", "scene.count=0 is out of range"),
         ("early_stop.patienc=3", "did you mean early_stop.patience?"),
     ],
 )
 def test_an_unknown_option(refused: Refused, word: str, said: str) -> None:
-    assert said in refused("edit", PROMPT, word)
+    assert said in refused("edit", PROMPT, *word.split())
 
 
 def test_an_unknown_backbone(refused: Refused) -> None:

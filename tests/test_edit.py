@@ -80,7 +80,7 @@ def test_an_edit_leaves_a_complete_run_folder(edit: Edit, loss: str, parametrisa
     assert [(r["stage"], r["step"]) for r in records(run)] == [("edit", n) for n in range(1, 7)]
     assert {"loss", "loss_ema", "grad_norm", "lr"} <= records(run)[0].keys()
     facts = summary(run)
-    assert (facts["verb"], facts["scene"], facts["loss"]) == ("edit", "figurine", loss)
+    assert (facts["verb"], facts["scene"], facts["loss"]) == ("edit", "figurine2d", loss)
     assert (facts["status"], facts["steps"]) == ("done", 6)
     assert facts["source_prompt"] == "a photo of a man"
     assert facts["metrics"].keys() == {
@@ -156,7 +156,7 @@ def test_a_loss_follows_the_recommended_identity_unless_told(edit: Edit) -> None
 @pytest.mark.parametrize("words", [[], ["out=run", "loss=dds"]], ids=["default", "out"])
 def test_where_a_run_goes(edit: Edit, words: list[str]) -> None:
     assert edit("steps=1", *words).code == 0
-    base = Path("run") if words else Path("outputs/edit/figurine/pds")
+    base = Path("run") if words else Path("outputs/edit/figurine2d/pds")
     found = [path.parent for path in Path().rglob("summary.json")]
     assert found == [base] if words else found[0].parent == base
 

@@ -20,7 +20,7 @@ from pds_cli.trainer import Trainer
 pytest.importorskip("pyvista", reason="PyVista renders the small pictures of these tests")
 
 # 64 pixels a side: the tiny backbone's size.
-SCENE = ["scene=figurine3d", "scene.size=64", "scene.front=3", "scene.back=0", "scene.held_out=2"]
+SCENE = ["scene=figurine", "scene.size=64", "scene.count=3", "scene.held_out=2"]
 FIELD = [
     "representation.grid={levels: 4, features: 2, log2_table: 10, base_resolution: 8, growth: 1.7}",
     "representation.hidden=16", "representation.occupancy=16", "representation.step=0.1",
@@ -110,13 +110,13 @@ def test_a_fit_leaves_a_complete_run_folder(fit: Run) -> None:
     wanted |= {f"renders/{kind}_eval_0{i}.png" for kind in ("source", "result") for i in (0, 1)}
     assert wanted <= found, wanted - found
     facts = summary(run)
-    assert (facts["verb"], facts["scene"], facts["status"]) == ("fit", "figurine3d", "done")
+    assert (facts["verb"], facts["scene"], facts["status"]) == ("fit", "figurine", "done")
     assert (facts["steps"], facts["held_out_views"]) == (12, 2)
     assert facts["metrics"].keys() == {"psnr", "ssim", "lpips"}
     assert "2 held-out views: psnr" in answer.out
     assert [row["step"] for row in records(run)] == list(range(1, 13))
     cameras = json.loads((run / "exports/cameras.json").read_text())
-    assert [one["name"] for one in cameras["train"]] == ["front_00", "front_01", "front_02"]
+    assert [one["name"] for one in cameras["train"]] == ["view_00", "view_01", "view_02"]
     assert [one["name"] for one in cameras["eval"]] == ["eval_00", "eval_01"]
     assert not list(run.rglob("*.tmp"))
 
@@ -161,7 +161,7 @@ def test_what_changes_the_fit_is_kept_apart_and_the_rest_is_not(
 ) -> None:
     assert fit("out=run").code == 0
     for count, word in enumerate(
-        ["representation.hidden=8", "representation.fit.steps=11", "seed=1", "scene.front=2",
+        ["representation.hidden=8", "representation.fit.steps=11", "seed=1", "scene.count=2",
          "scene.figure.hat=crown"],
         start=2,
     ):  # fmt: skip
@@ -218,11 +218,11 @@ def test_an_edit_fits_first_and_keeps_the_fit(edit: Run, fit: Run, trained: list
     assert answer.code == 0, answer.err
     assert trained == ["fit"] * 12 + ["edit"] * 4
     facts = summary("run")
-    assert (facts["verb"], facts["scene"], facts["steps"]) == ("edit", "figurine3d", 4)
+    assert (facts["verb"], facts["scene"], facts["steps"]) == ("edit", "figurine", 4)
     assert {"psnr_source", "psnr_truth"} <= facts["metrics"].keys()
     assert Path("run/exports/turntable_before.gif").is_file()
     assert Path("run/exports/turntable.gif").is_file()
-    assert Path("run", NERF).is_file() and Path("run/renders/result_front_02.png").is_file()
+    assert Path("run", NERF).is_file() and Path("run/renders/result_view_02.png").is_file()
     trained.clear()
     assert edit("out=again", "render_every=0").code == 0
     assert trained == ["edit"] * 4

@@ -28,13 +28,13 @@ def bench(
         "pds_cli.toybox.nerf_benchmark.load_probe",
         lambda: load_probe(tmp_path / "probe.safetensors"),
     )
-    words = [word for word in SMALL if word != "scene=figurine3d"]
+    words = [word for word in SMALL if word != "scene=figurine"]
     words += ["representation.render_size=64", "steps=2", "refine=none", "turntable=0"]
     quoted = ", ".join(json.dumps(word) for word in [*words, f"backbone.model={tiny_backbone}"])
     return lambda *more: pds(
         "compare", "benchmark=nerf_toybox", "benchmark.edits=[add red ball]", "out=bench",
         "benchmark.cameras=2", "benchmark.size=64", "~benchmark.methods.sds",
-        "~benchmark.methods.pds_refined", f"benchmark.overrides=['scene=figurine3d', {quoted}]",
+        "~benchmark.methods.pds_refined", f"benchmark.overrides=['scene=figurine', {quoted}]",
         *more,
     )  # fmt: skip
 

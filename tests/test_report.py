@@ -26,6 +26,7 @@ from pds_cli.runs.compare import all_settings, differing_keys, make_plan, write_
 from pds_cli.runs.page import clean, duration, meaning, metric_parts, precise
 from pds_cli.runs.record import parse_metrics, read_run
 from pds_cli.runs.report import subsample, write_report
+from pds_cli.video import write_gif
 
 NASTY = '<script>alert("x")</script> & \'quotes\' </title> {{ 7*7 }} "é 猫 😀"'
 FILES = ("config.yaml", "environment.json", "metrics.jsonl", "summary.json")
@@ -230,6 +231,22 @@ def test_report_shows_the_whole_run(run: Path) -> None:
     assert "log scale" not in page.visible or "linear scale" in page.visible
     assert "step 200" in page.visible and "step 0" in page.visible
     assert page.stack == []
+
+
+def test_turntables_are_on_the_page_as_they_are(run: Path) -> None:
+    assert "From all sides" not in Page(write_report(run)).visible
+    exports = run / "exports"
+    exports.mkdir(exist_ok=True)
+    film = write_gif(exports / "turntable.gif", [drawing(i / 2) for i in range(3)], fps=8)
+    (exports / "turntable_before.gif").write_bytes(film.read_bytes()[:20])  # damaged: left out
+    page = Page(write_report(run))
+    check_self_contained(page)
+    assert "From all sides" in page.visible
+    uri = "data:image/gif;base64," + base64.b64encode(film.read_bytes()).decode()
+    assert [image["alt"] for image in page.all("img") if image["src"] == uri] == [
+        "After: turntable"
+    ]
+    assert page.source.count("data:image/gif") == 1
 
 
 def test_report_is_written_atomically_and_again(run: Path) -> None:

@@ -130,19 +130,6 @@ def test_strip_of_equal_images_keeps_every_pixel() -> None:
     assert labelled.height > 20
 
 
-def test_gif_has_every_frame_and_holds_the_last(tmp_path: Path) -> None:
-    frames = [plain((20 * i, 0, 90)) for i in range(5)] + [plain(RED, (16, 32))]
-    path = sheets.save_gif(frames, tmp_path / "film.gif", fps=10, hold_last=0.5)
-    with Image.open(path) as film:
-        assert getattr(film, "n_frames", 1) == 6 and film.size == (32, 32)
-        film.seek(0)
-        assert film.info["duration"] == 100 and film.info["loop"] == 0
-        film.seek(5)
-        assert film.info["duration"] == 600
-    with pytest.raises(UserError):
-        sheets.save_gif(frames, tmp_path / "film.gif", fps=0)
-
-
 def test_a_failed_write_leaves_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,7 @@ import pds_cli.toybox.gallery as gallery_module
 from pds_cli.backbones.embedded import words_of
 from pds_cli.errors import UserError
 from pds_cli.scenes.figurine import FigurineScene
+from pds_cli.scenes.toybox import ToyboxScene
 from pds_cli.toybox.benchmark import (
     EDITS,
     FIGURES,
@@ -166,6 +167,19 @@ def test_the_gallery_holds_all_that_demo_and_benchmark_need(
     )
     assert scene.ground_truth("a moustache") is None
     assert scene.ground_truth("on sand under a pink sky") is None, "neither shipped nor rendered"
+
+
+def test_the_posed_views_ship_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gallery_module, "_renderer", no_renderer)
+    scene = ToyboxScene()
+    assert len(scene.views) == len(scene.edit_views) == 42 and len(scene.eval_views) == 6
+    assert scene.views[0].image is not None and scene.views[0].image.shape == (3, 128, 128)
+    assert scene.ground_truth_views("a photo of a robot") == [], "neither shipped nor rendered"
+    front = ToyboxScene(edit_azimuth=50).edit_views
+    names = [view.name for view in front]
+    assert names == [f"view_{i:02d}" for i in (*range(6), *range(36, 42))], "both sides of 0°"
+    with pytest.raises(UserError, match=r"edit_azimuth=1 leaves none of the 42 views"):
+        ToyboxScene(edit_azimuth=1)
 
 
 def test_whole_and_broken_degrees_are_the_same_camera(monkeypatch: pytest.MonkeyPatch) -> None:

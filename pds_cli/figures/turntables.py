@@ -1,36 +1,48 @@
-"""A run's turntables as one picture: before the edit above, after it below.
+"""Turntables of edits as one picture: the source above, one row an edit below.
 
-python -m pds_cli.figures.turntables <run folder of pds edit> [docs/figures/nerf.png]
+python -m pds_cli.figures.turntables docs/figures/nerf.png <run folder of pds edit> …
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from PIL import Image, ImageSequence
 
 COLUMNS = 8
+TILE = 112
 
 
-def frames(path: Path) -> list[np.ndarray]:
-    """Evenly spaced frames of a GIF, uint8 [H,W,3] each."""
+def frames(path: Path) -> list[Image.Image]:
+    """Evenly spaced frames of a GIF, in RGB."""
     with Image.open(path) as film:
-        found = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(film)]
+        found = [frame.convert("RGB") for frame in ImageSequence.Iterator(film)]
     return found[:: max(1, len(found) // COLUMNS)][:COLUMNS]
 
 
-def main(argv: list[str]) -> Path:
-    """Writes the picture; returns its path."""
-    exports = Path(argv[0]) / "exports"
-    out = Path(argv[1] if len(argv) > 1 else "docs/figures/nerf.png")
-    rows = [np.concatenate(frames(exports / f"{name}.gif"), 1) for name in
-            ("turntable_before", "turntable")]  # fmt: skip
-    out.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.concatenate(rows)).save(out, optimize=True)
-    return out
+def write_turntables(out: Path, runs: Sequence[Path]) -> Path:
+    """The turntable before the first run's edit, and those after each; labelled with the prompts.
+
+    Raises:
+        UserError: a folder that no `pds edit` wrote, or one without turntables.
+    """
+    from pds_cli.errors import UserError
+    from pds_cli.runs.record import read_run
+    from pds_cli.runs.sheets import contact_sheet, save_image
+
+    first = read_run(runs[0])
+    rows = [(first.source_prompt, first.path / "exports/turntable_before.gif")]
+    rows += [(read_run(run).prompt, run / "exports/turntable.gif") for run in runs]
+    missing = [str(path) for _, path in rows if not path.is_file()]
+    if missing:
+        raise UserError(f"{missing[0]} is missing: name finished runs of pds edit on a 3D scene")
+    tiles = [frame for _, path in rows for frame in frames(path)]
+    sheet = contact_sheet(tiles, COLUMNS, row_labels=[label for label, _ in rows], tile=TILE)
+    return save_image(sheet, out)
 
 
 if __name__ == "__main__":
-    print(main(sys.argv[1:]))
+    out, *runs = map(Path, sys.argv[1:])
+    print(write_turntables(out, runs))

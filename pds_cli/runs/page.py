@@ -22,7 +22,7 @@ from pds_cli.runs.sheets import open_image, resize_box, resize_to_fit
 
 TEMPLATES = Path(__file__).parent / "templates"
 SMALL = 160  # renders up to this many pixels are enlarged on the page
-PASSED_ON = 4_000_000  # a PNG of up to this many bytes is embedded as it is
+PASSED_ON = 4_000_000  # a PNG or GIF of up to this many bytes is embedded as it is
 
 
 @dataclass(frozen=True)
@@ -141,6 +141,18 @@ def picture(path: Path | None, longest: int = 1600) -> Picture | None:
     if max(width, height) > longest:
         image = resize_to_fit(image, *resize_box(image, longest))
     return Picture(encode(image), width, height)
+
+
+def animation(path: Path) -> Picture | None:
+    """Embed a GIF as it is; None where it is missing, damaged or over `PASSED_ON` bytes."""
+    try:
+        image = open_image(path)
+        data = path.read_bytes()
+    except (UserError, OSError):
+        return None
+    if not data.startswith(b"GIF8") or len(data) > PASSED_ON:
+        return None
+    return Picture(data_uri(data, "image/gif"), *image.size)
 
 
 def encode(image: Image.Image) -> str:

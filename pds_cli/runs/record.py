@@ -145,7 +145,7 @@ def read_run(folder: Path | str) -> RunRecord:
     if not any((folder / name).is_file() for name in FILES) and not (folder / "renders").is_dir():
         raise UserError(
             f"{folder} is no run folder, for it has neither config.yaml nor summary.json; "
-            "name a folder that a run wrote, such as outputs/edit/figurine/pds/<time>"
+            "name a folder that a run wrote, such as outputs/edit/figurine2d/pds/<time>"
         )
     run = RunRecord(folder)
     run.config_text = _read(run, "config.yaml")

@@ -13,6 +13,7 @@ from pds_cli.runs.page import (
     REFERENCES,
     Meaning,
     Picture,
+    animation,
     clean,
     duration,
     file_size,
@@ -28,7 +29,7 @@ from pds_cli.runs.record import Frame, RunRecord, number, read_run
 MOST_FRAMES = 12
 MOST_VIEWS = 8
 THUMBNAIL = 320
-KNOWN_CURVES = ("loss", "loss_ema", "grad_norm")
+TURNTABLES = {"Before": "turntable_before.gif", "After": "turntable.gif"}  # in exports/
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ def report_html(run: RunRecord) -> str:
         source_prompt=clean(run.source_prompt),
         facts=facts(run),
         panels=panels,
+        turntables=turntables(run),
         views_left_out=max(0, len(run.views) - MOST_VIEWS),
         rows=rows,
         references=references,
@@ -152,6 +154,12 @@ def _panel(run: RunRecord, view: str) -> ViewPanel | None:
     ]
     panel = ViewPanel(clean(view), before, after, truth, film)
     return panel if panel.stills or film else None
+
+
+def turntables(run: RunRecord) -> list[Still]:
+    """The films that `pds edit` makes of a 3D scene, those that are there."""
+    found = {name: animation(run.path / "exports" / file) for name, file in TURNTABLES.items()}
+    return [Still(name, film) for name, film in found.items() if film]
 
 
 def _still(caption: str, path: Path | None) -> Still | None:

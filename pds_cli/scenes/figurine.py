@@ -1,4 +1,4 @@
-"""A toy figure of the toybox, seen from one camera: the scene of the demo."""
+"""A toy figure of the toybox, seen from one camera: the quickest scene to edit."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from pds_cli.toybox.world import Figure, OrbitCamera, caption, edited, parse_cap
 
 # The golden ratio's fractional part spreads any number of elevations evenly.
 _GOLDEN = 0.6180339887
+TRAINING, HELD_OUT = 42, 6  # pictures of each kind that ship with the package
 
 # What a camera's picture shows sharply: the figure, what stands beside it, and the near floor.
 REGION = Region(centre=(0.25, 0.0, 1.3), radius=2.0, near=3.0, far=60.0)
@@ -32,7 +33,7 @@ def orbit(
 
 def shipped_views() -> list[tuple[Figure, OrbitCamera]]:
     """The pictures of the default scene, for `write_gallery(…, size=128, name="gallery_views")`."""
-    cameras = [*orbit(24, -50, 50), *orbit(18, 50, 310), *orbit(6, -175, 185)]
+    cameras = [*orbit(TRAINING, 0, 360), *orbit(HELD_OUT, -175, 185)]
     return [(Figure(), camera) for camera in cameras]
 
 
@@ -46,8 +47,8 @@ class ToyboxScene(Scene):
         figure: attributes of `Figure`, the rest at their defaults.
         source_prompt: what the pictures show; by default the figure's kind alone.
         size: side of the pictures in pixels.
-        front, back: number of views from the front (azimuth within ±50°, where the toybox
-            backbone knows figures; these are the views that an edit uses) and from elsewhere.
+        count: views, evenly spaced around the figure.
+        edit_azimuth: an edit looks at the views within so many degrees of the front.
         held_out: views for measuring a reconstruction, from all sides.
 
     Raises:
@@ -60,9 +61,9 @@ class ToyboxScene(Scene):
         figure: Mapping[str, str] | None = None,
         source_prompt: str | None = None,
         size: int = 128,
-        front: int = 24,
-        back: int = 18,
-        held_out: int = 6,
+        count: int = TRAINING,
+        edit_azimuth: float = 180.0,
+        held_out: int = HELD_OUT,
     ) -> None:
         try:
             self.figure = Figure(**dict(figure or {}))
@@ -70,19 +71,25 @@ class ToyboxScene(Scene):
             raise UserError(f"scene.figure has an unknown field: {error}") from error
         self.size = size
         self.source_prompt = source_prompt or caption(self.figure, [])
-        self._front = self._seen("front", orbit(front, -50, 50))
-        self._back = self._seen("back", orbit(back, 50, 310))
+        self._cameras = orbit(count, 0, 360)
+        self._views = self._seen("view", self._cameras)
         self._held_out = self._seen("eval", orbit(held_out, -175, 185))
+        aside = [min(c.azimuth, 360 - c.azimuth) for c in self._cameras]
+        self._edited = [i for i, angle in enumerate(aside) if angle <= edit_azimuth]
+        if not self._edited:
+            raise UserError(
+                f"scene.edit_azimuth={edit_azimuth} leaves none of the {count} views to edit; "
+                "180 leaves all"
+            )
 
     @property
     def views(self) -> Sequence[View]:
-        """All views for reconstruction; those of the front come first."""
-        return [*self._front, *self._back]
+        return self._views
 
     @property
     def edit_views(self) -> Sequence[View]:
-        """The views of the front."""
-        return self._front
+        """The views within `edit_azimuth` of the front."""
+        return [self._views[i] for i in self._edited]
 
     @property
     def eval_views(self) -> Sequence[View]:
@@ -97,11 +104,10 @@ class ToyboxScene(Scene):
         if not parse_caption(prompt):
             return []
         try:
-            return self._seen(
-                "front", orbit(len(self._front), -50, 50), edited(self.figure, prompt)
-            )
+            truths = self._seen("view", self._cameras, edited(self.figure, prompt))
         except UserError:
             return []
+        return [truths[i] for i in self._edited]
 
     def _seen(
         self, name: str, cameras: Sequence[OrbitCamera], figure: Figure | None = None
