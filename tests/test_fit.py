@@ -219,6 +219,7 @@ def test_an_edit_fits_first_and_keeps_the_fit(edit: Run, fit: Run, trained: list
     assert trained == ["fit"] * 12 + ["edit"] * 4
     facts = summary("run")
     assert (facts["verb"], facts["scene"], facts["steps"]) == ("edit", "figurine", 4)
+    assert (facts["representation"], facts["backbone"]) == ("nerf", "toybox")
     assert {"psnr_source", "psnr_truth"} <= facts["metrics"].keys()
     assert Path("run/exports/turntable_before.gif").is_file()
     assert Path("run/exports/turntable.gif").is_file()

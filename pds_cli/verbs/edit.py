@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 HELP = "edit what a scene shows, by text, and keep the rest"
 CONFIG = "edit"
+# Whose options the run folder names, for reports and comparisons.
+GROUPS = ("scene", "representation", "backbone", "loss")
 DEFAULTS = {"guidance": 7.5, "source_guidance": None, "steps": 500, "lr": 0.02}
 
 
@@ -56,12 +58,12 @@ def after_sweep(folder: Path, jobs: list[Path]) -> None:
 
 
 def chosen(run: RunFolder | None = None) -> dict[str, str]:
-    """The options of scene and loss: now, or when `run` was started, if its folder says."""
+    """The options of the main groups: now, or when `run` was started, if its folder says."""
     if run is not None:
         with suppress(OSError, ValueError, KeyError, TypeError):
             text = (run.path / "environment.json").read_text(encoding="utf-8")
             return dict(json.loads(text)["choices"])
-    return {group: choice(group) for group in ("scene", "loss")}
+    return {group: choice(group) for group in GROUPS}
 
 
 def resolved(cfg: DictConfig) -> DictConfig:
