@@ -454,7 +454,8 @@ def test_training_from_a_backbone_keeps_its_latents(tmp_path: Path) -> None:
 
 def test_a_share_of_views_from_around_is_a_share(pds: Callable, tmp_path: Path) -> None:
     answer = pds("pretrain", "data.around=1.5", f"data.folder={tmp_path / 'x'}", "out=run")
-    assert answer.code == 2 and "data.around=1.5 is a share" in answer.err
+    assert answer.code == 2 and "data.around=1.5 is out of range" in answer.err
+    assert "from 0 to 1" in answer.err
 
 
 def test_late_timesteps_are_noisy(tiny_components: Any) -> None:
