@@ -306,6 +306,7 @@ class SDEditRefineConf:
     batch_size: int = MISSING
     input: str = MISSING
     initial: str = MISSING
+    keep_detail: bool = MISSING
     editor: SDEditConf = field(default_factory=SDEditConf)
 
 
@@ -405,6 +406,7 @@ class NeRFConf(Target):
     occupancy: int = MISSING
     explore: float = MISSING
     density_growth: float = MISSING
+    distortion: float = MISSING
     update_every: int = MISSING
     rays: int = MISSING
     chunk: int = MISSING

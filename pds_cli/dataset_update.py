@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pds_cli.backbones.base import Backbone, Text
-from pds_cli.editors.base import Editor
+from pds_cli.editors.base import Editor, decode, encode
 from pds_cli.errors import UserError, check_choice
 from pds_cli.images import resize
 from pds_cli.progress import Progress
@@ -53,6 +53,10 @@ class DatasetUpdateObjective(Objective):
             PDS's published refinement does; or `current`, its render at this step.
         initial: what a view shows until its first edit: `renders`, those of the stage's
             beginning, or `source`, the scene's images.
+        keep_detail: views are rendered at the size of their own images, and a redrawn one is
+            x + edit(x) − D(E(x)) with the VAE's encoder E and decoder D: only what the editor
+            changed is added, so that detail the latents do not hold stays. Otherwise it is
+            edit(x), at the size of the renders that were edited, as published.
         seed: the run's seed; fixes the order of the views.
 
     Raises:
@@ -75,6 +79,7 @@ class DatasetUpdateObjective(Objective):
         batch_size: int = 8,
         input: str = "stage",
         initial: str = "renders",
+        keep_detail: bool = False,
         seed: int = 0,
     ) -> None:
         self.views: Sequence[View] = list(scene.views)
@@ -98,7 +103,7 @@ class DatasetUpdateObjective(Objective):
         self.representation, self.backbone, self.editor = representation, backbone, editor
         self.text_tgt, self.text_src = text_tgt, text_src
         self.every, self.batch_size, self.seed = every, batch_size, seed
-        self.input, self.initial = input, initial
+        self.input, self.initial, self.keep_detail = input, initial, keep_detail
         self._beginning: dict[int, Tensor] = {}
         self._edited: dict[int, Tensor] = {}
 
@@ -167,10 +172,15 @@ class DatasetUpdateObjective(Objective):
             self.text_src,
             generator=generator,
         )
+        if self.keep_detail:
+            same = decode(self.backbone, encode(self.backbone, image), image)
+            edited = image + edited - same
         self._edited[index] = _to_bytes(edited[0])
 
     @torch.no_grad()
     def _render(self, view: View) -> Tensor:
+        if self.keep_detail:
+            return self.representation.render_full(view).cpu()
         return self.representation.render(view)[0].clamp(0, 1).cpu()
 
     def after_step(self, step: int) -> None:
@@ -224,6 +234,7 @@ def refine_stage(
         batch_size=node.batch_size,
         input=node.input,
         initial=node.initial,
+        keep_detail=node.get("keep_detail", False),
         seed=cfg.seed,
     )
     lr = cfg.lr if node.lr is None else node.lr
@@ -232,7 +243,7 @@ def refine_stage(
         objective,
         steps=node.steps,
         optimizer=configured_optimizer(cfg.optimizer, lr, allow),
-        schedule=node.lr_schedule,
+        schedule=node.get("lr_schedule", "constant"),
     )
 
 

@@ -74,7 +74,11 @@ class EditObjective(Objective):
         grad = out.grad.reshape(self.batch_size, *x0.shape).mean(0)
         scalar = inject(x0, grad)
         logs = {k: v for k, v in out.logs.items() if k != "grad_norm"}
-        return scalar, {"loss": float(scalar.detach()), **logs}
+        logs = {"loss": float(scalar.detach()), **logs}
+        penalty = self.representation.penalty(view, progress, generator)
+        if penalty is None:
+            return scalar, logs
+        return scalar + penalty, {**logs, "penalty": float(penalty.detach())}
 
     def _distil(
         self, view: View, x0: Tensor, progress: float, generator: torch.Generator

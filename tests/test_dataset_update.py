@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from albums import Album, Pages, gaussians, texts
+from albums import Album, Counting, Pages, gaussians, texts
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
@@ -17,6 +17,7 @@ from pds_cli.backbones.base import Backbone, Text
 from pds_cli.config import conf_dir
 from pds_cli.dataset_update import DatasetUpdateObjective, refine_stage
 from pds_cli.editors import Editor, SDEdit
+from pds_cli.editors.base import decode, encode
 from pds_cli.errors import UserError
 from pds_cli.runs.folder import RunFolder
 from pds_cli.scenes.base import Scene, View
@@ -141,6 +142,33 @@ def test_the_editor_sees_the_source_in_the_size_of_its_input() -> None:
         assert shown is not None and image.shape == (1, 3, 4, 4)
         assert float(source.mean()) == pytest.approx(float(shown.mean()), abs=0.08)
         assert float(source.std()) > 0.05
+
+
+def test_only_what_the_editor_changed_is_added_where_detail_is_kept() -> None:
+    """A backbone of half the resolution: what it cannot hold comes back unchanged."""
+
+    class Darker(Editor):
+        def edit(self, backbone: Backbone, image: Tensor, *_: Any, **__: Any) -> Tensor:
+            return decode(backbone, encode(backbone, image) * 0.9, image)
+
+    scene, backbone = Album(2), Counting(torch.zeros(2, 3, 2, 2), ["a", "b"], 0.1)
+    pages = Pages(scene)
+    checks = torch.tensor([0.3, 0.5, 0.3, 0.5]).repeat(4, 1)
+    pages.theta.data[:] = checks + 0.1 * torch.rand(pages.theta.shape)
+    start = pages.theta.detach().clone()
+    found = {}
+    for keep in (True, False):
+        update = DatasetUpdateObjective(
+            scene, pages, backbone, Darker(), *texts(backbone), keep_detail=keep
+        )
+        update.begin()
+        index = update.turn(0)
+        update.loss(0, 0.0, step_generator(0, "refine", 0))
+        found[keep] = update.training_image(index) - start[index]
+    small = decode(backbone, encode(backbone, start[index : index + 1]), start[index : index + 1])
+    assert torch.allclose(found[True], -0.1 * small[0], atol=0.005)  # 8 bits a channel
+    detail = float((start[index] - small[0]).abs().mean())
+    assert detail > 0.05 and float((found[False] + 0.1 * small[0]).abs().mean()) > 0.9 * detail
 
 
 def test_views_without_an_image_were_first_seen_as_the_stage_began() -> None:
@@ -394,6 +422,23 @@ def test_the_published_values_are_the_defaults_and_a_backbone_may_recommend_othe
     assert (found.steps, update.every, update.input) == (7, 4, "current")
     assert (editor.guidance, editor.strength, editor.eta) == (2, (0.3, 0.3), 1)
     assert found.optimizer(update.parameter_groups()).param_groups[0]["lr"] == 0.5
+
+
+def test_a_yaml_of_ones_own_needs_only_the_options_of_the_docs_example() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "refinement.md").read_text(encoding="utf-8")
+    example = page.partition("```yaml\n")[2].partition("```")[0]
+    node: Any = OmegaConf.to_container(OmegaConf.create(example))
+    node["editor"] = {"_target_": "pds_cli.editors.SDEdit"}
+    optimizer = OmegaConf.to_container(config("sdedit").optimizer)
+    cfg = OmegaConf.create(
+        {"refine": node, "optimizer": optimizer, "seed": 0, "lr": 0.02, "allow_modules": []}
+    )
+    OmegaConf.set_struct(cfg, True)
+    scene, backbone = Album(2), gaussians()
+    stage = refine_stage(cfg, scene, Pages(scene), backbone, *texts(backbone))
+    assert stage is not None and stage.schedule == "constant" and stage.steps == 1000
+    update: Any = stage.objective
+    assert not update.keep_detail and update.input == "current"
 
 
 def test_the_stage_runs_after_an_edit_on_a_network(tiny_backbone: Path, tmp_path: Path) -> None:

@@ -212,6 +212,17 @@ def test_the_renders_size_is_separate_from_the_views() -> None:
         assert torch.allclose(found.render(wide)[0], small, atol=1e-6)
 
 
+def test_a_full_render_has_the_views_size_and_appearance() -> None:
+    found = rough(nerf(render_size=10, appearance=True), bias=2.0)
+    view = Posed().views[0]
+    assert view.camera is not None
+    full = found.render_full(view)
+    assert full.shape == (3, view.camera.height, view.camera.width) and not full.requires_grad
+    found.render_size = None
+    with torch.no_grad():
+        assert torch.allclose(full, found.render(view)[0], atol=1e-6)
+
+
 def test_a_larger_render_shows_the_same_scene() -> None:
     centre = (CENTRE[0], CENTRE[1], CENTRE[2] + 0.7)
     found = with_ball(True, centre, 0.8, 3.0, step=0.02)
@@ -221,6 +232,25 @@ def test_a_larger_render_shows_the_same_scene() -> None:
     pooled = torch.nn.functional.avg_pool2d(large, 3)
     assert float((pooled - small).abs().mean()) < 0.02
     assert float((pooled.flip(-2) - small).abs().mean()) > 0.05
+
+
+def test_haze_is_penalised_while_a_scene_is_edited() -> None:
+    view, generator = Posed().views[0], torch.Generator()
+    assert rough(nerf()).penalty(view, 1.0, generator) is None
+    found = rough(nerf(distortion=100.0), bias=1.0)
+    optimizer = torch.optim.Adam(found.parameters(), lr=0.02)
+    penalties = []
+    for step in range(30):
+        penalty = found.penalty(view, 1.0, generator.manual_seed(step))
+        assert penalty is not None
+        optimizer.zero_grad()
+        penalty.backward()
+        optimizer.step()
+        penalties.append(float(penalty.detach()))
+    assert penalties[0] > 1 and penalties[-1] < 0.5 * penalties[0]
+    half = rough(nerf(distortion=200.0), bias=1.0).penalty(view, 0.5, generator.manual_seed(0))
+    assert half is not None and float(half.detach()) == pytest.approx(penalties[0] / 2, rel=1e-5)
+    assert rough(nerf(distortion=200.0)).penalty(view, 0.0, generator) is None
 
 
 # --- background ----------------------------------------------------------------------------------
@@ -598,8 +628,11 @@ def test_what_only_an_edit_uses_does_not_change_the_fit() -> None:
 @pytest.mark.parametrize(
     ("option", "sentence"),
     [
-        ({"background": "plaid"}, r"background=plaid: choose one of learned, white, black, random"),
-        ({"encoding": "magic"}, r"encoding=magic: choose one of"),
+        (
+            {"background": "plaid"},
+            r"background=plaid is unknown; choose one of learned, white, black, random",
+        ),
+        ({"encoding": "magic"}, r"encoding=magic is unknown; choose one of"),
         ({"sh_degree": 4}, r"sh_degree=4 must be -1 \(none\) to 3"),
         ({"grid": {**GRID, "levels": 0}}, r"grid\.levels=0 must be"),
         ({"fit": {"steps": 0}}, r"fit\.steps=0 must be greater than 0"),

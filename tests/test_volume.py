@@ -132,3 +132,51 @@ def test_light_stops_at_an_opaque_sample() -> None:
     kept = samples.keep(lit)
     assert kept.starts.tolist() == [0, 3, 3, 5, 6]
     assert torch.equal(kept.d, samples.d[lit])
+
+
+# --- distortion ----------------------------------------------------------------------------------
+
+
+def spread(samples: Samples, sigma: torch.Tensor) -> torch.Tensor:
+    """`volume.distortion` by its definition: every pair of samples of every ray."""
+    total = sigma.new_zeros(())
+    for first, last in zip(samples.starts[:-1], samples.starts[1:], strict=True):
+        t, d, density = (x[int(first) : int(last)] for x in (samples.t, samples.d, sigma))
+        optical = density * d
+        weights = torch.exp(optical - optical.cumsum(0)) * (1 - torch.exp(-optical))
+        s, width = t / (1 + t), d / (1 + t) ** 2
+        pairs = weights[:, None] * weights * (s[:, None] - s).abs()
+        total = total + pairs.sum() + (weights**2 * width).sum() / 3
+    return total / (len(samples.starts) - 1)
+
+
+def placed(seed: int) -> tuple[Samples, torch.Tensor]:
+    samples, sigma, _ = packed(seed)
+    ends = samples.d.cumsum(0)
+    before = torch.nn.functional.pad(ends, (1, 0))[samples.starts[:-1]][samples.rays]
+    return Samples(samples.starts, ends - 0.5 * samples.d - before, samples.d), sigma
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 1000))
+def test_distortion_and_its_gradient_are_those_of_all_pairs(seed: int) -> None:
+    samples, sigma = placed(seed)
+    sigma = sigma.requires_grad_()
+    found, wanted = volume.distortion(samples, sigma), spread(samples, sigma)
+    assert float(found.detach()) == pytest.approx(float(wanted.detach()), rel=1e-9)
+    slope, expected = (torch.autograd.grad(x, sigma)[0] for x in (found, wanted))
+    assert torch.allclose(slope, expected, rtol=1e-8, atol=1e-10)
+
+
+def test_distortion_is_small_for_one_surface_and_large_for_haze() -> None:
+    count = 100
+    d = torch.full((count,), 0.02, dtype=torch.float64)
+    samples = Samples(torch.tensor([0, count]), (torch.arange(count) + 0.5) * 0.02, d)
+    nothing = torch.zeros(count, dtype=torch.float64)
+    wall = nothing.clone()
+    wall[60:] = 1e4
+    haze_before_it = wall + 0.3
+    assert float(volume.distortion(samples, nothing)) == 0
+    assert float(volume.distortion(samples, wall)) < 0.002  # one sample long
+    assert float(volume.distortion(samples, haze_before_it)) > 0.05
+    assert float(volume.distortion(Samples(torch.tensor([0]), d[:0], d[:0]), nothing[:0])) == 0

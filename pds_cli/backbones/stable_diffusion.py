@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pds_cli.backbones.base import Backbone, Text, resolve_device
 from pds_cli.backbones.diffusers_folder import Checkpoint, open_checkpoint
-from pds_cli.errors import UserError
+from pds_cli.errors import UserError, check_choice
 
 log = logging.getLogger(__name__)
 
@@ -70,8 +70,7 @@ class StableDiffusion(Backbone):
         super().__init__()
         run_device = resolve_device(device)
         run_dtype = _resolve_dtype(dtype, run_device)
-        if offload not in OFFLOADS:
-            raise UserError(f"backbone.offload={offload}: choose one of {', '.join(OFFLOADS)}")
+        check_choice("backbone.offload", offload, OFFLOADS)
         checkpoint = open_checkpoint(
             model, revision=revision, variant=variant, local_files_only=local_files_only
         )
@@ -307,8 +306,7 @@ class StableDiffusion(Backbone):
 def _resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
     if dtype == "auto":
         return torch.float16 if device.type == "cuda" else torch.float32
-    if dtype not in DTYPES:
-        raise UserError(f"backbone.dtype={dtype}: choose one of auto, {', '.join(DTYPES)}")
+    check_choice("backbone.dtype", dtype, ("auto", *DTYPES))
     return DTYPES[dtype]
 
 

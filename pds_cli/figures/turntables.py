@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
-from PIL import Image, ImageSequence
+import imageio_ffmpeg
+from PIL import Image
 
 COLUMNS = 8
 TILE = 112
 
 
 def frames(path: Path) -> list[Image.Image]:
-    """Evenly spaced frames of a GIF, in RGB."""
-    with Image.open(path) as film:
-        found = [frame.convert("RGB") for frame in ImageSequence.Iterator(film)]
+    """Evenly spaced frames of an MP4."""
+    with closing(imageio_ffmpeg.read_frames(str(path))) as film:
+        size = next(film)["size"]
+        found = [Image.frombytes("RGB", size, frame) for frame in film]
     return found[:: max(1, len(found) // COLUMNS)][:COLUMNS]
 
 
@@ -33,8 +36,8 @@ def write_turntables(out: Path, runs: Sequence[Path]) -> Path:
     from pds_cli.runs.sheets import contact_sheet, save_image
 
     first = read_run(runs[0])
-    rows = [(first.source_prompt, first.path / "exports/turntable_before.gif")]
-    rows += [(read_run(run).prompt, run / "exports/turntable.gif") for run in runs]
+    rows = [(first.source_prompt, first.path / "exports/turntable_before.mp4")]
+    rows += [(read_run(run).prompt, run / "exports/turntable.mp4") for run in runs]
     missing = [str(path) for _, path in rows if not path.is_file()]
     if missing:
         raise UserError(f"{missing[0]} is missing: name finished runs of pds edit on a 3D scene")

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pds_cli.errors import UserError
+from pds_cli.errors import UserError, check_choice
 
 MODES = ("published", "exact", "custom")
 
@@ -72,8 +72,7 @@ def posterior_coefficients(
         UserError: unknown mode, constants missing, or ᾱ_t = 0 (χ would be infinite).
         ValueError: timesteps out of range.
     """
-    if mode not in MODES:
-        raise UserError(f"loss.coefficients={mode} is unknown; choose one of {', '.join(MODES)}")
+    check_choice("loss.coefficients", mode, MODES)
     if bool((t_prev < 0).any() | (t_prev >= t).any() | (t >= len(alphas_cumprod)).any()):
         raise ValueError("timesteps must satisfy 0 <= t_prev < t < T")
     alphas = alphas_cumprod.double()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from pds_cli.errors import UserError
+from pds_cli.errors import UserError, check_choice
 from pds_cli.losses.base import Branches, Loss, per_sample
 from pds_cli.losses.coefficients import MODES, posterior_coefficients
 
@@ -34,11 +34,7 @@ class PDS(Loss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.coefficients not in MODES:
-            raise UserError(
-                f"loss.coefficients={self.coefficients} is unknown; "
-                f"choose one of {', '.join(MODES)}"
-            )
+        check_choice("loss.coefficients", self.coefficients, MODES)
         if not (math.isfinite(self.identity) and self.identity >= 0):
             raise UserError(f"loss.identity={self.identity} must be a number of at least 0")
         constants = (self.psi is not None, self.chi is not None)

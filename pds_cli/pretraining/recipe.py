@@ -44,8 +44,6 @@ HELD_OUT = 1000
 def prepare_data(cfg: DictConfig) -> CaptionedImages:
     """Loads the captioned folder, rendering the toybox's first where that is asked for."""
     folder, data = Path(cfg.data.folder), cfg.data
-    if not 0 <= data.around <= 1:
-        raise UserError(f"data.around={data.around} is a share of the pictures, between 0 and 1")
     if data.toybox:
         from pds_cli.toybox.data import make_dataset
 

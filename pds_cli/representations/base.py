@@ -49,6 +49,14 @@ class Representation(torch.nn.Module, ABC):
     def render(self, view: View) -> Tensor:
         """g(θ, view): an image [1,3,H,W] in [0,1], differentiable in θ."""
 
+    @torch.no_grad()
+    def render_full(self, view: View) -> Tensor:
+        """The image [3,H,W] in [0,1] of a view, without a graph, at the size of its own image.
+
+        A representation that renders smaller than that while it is edited overrides this.
+        """
+        return self.render(view)[0].clamp(0, 1)
+
     def render_latent(self, view: View) -> Tensor | None:
         """x_0 [1,C,h,w] where θ lives in the backbone's latent space, else None."""
         return None
@@ -86,6 +94,18 @@ class Representation(torch.nn.Module, ABC):
             errors.append(error.mean())
         loss = torch.stack(errors).mean()
         return loss, {"psnr": -10 * math.log10(max(float(loss.detach()), 1e-10))}
+
+    def penalty(self, view: View, progress: float, generator: torch.Generator) -> Tensor | None:
+        """A scalar with a graph that every step of an edit adds to its loss; None for nothing.
+
+        For what is wanted of θ whatever the prompt says.
+
+        Args:
+            view: the view that the step renders.
+            progress: how much of the edit is done, 0 … 1.
+            generator: the only source of randomness.
+        """
+        return None
 
     def source_latent(self, view: View) -> Tensor:
         """x_0^src for a view without an image, in the shape of `render_latent`.

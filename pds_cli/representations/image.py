@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pds_cli.backbones.base import Backbone
-from pds_cli.errors import UserError
+from pds_cli.errors import UserError, check_choice
 from pds_cli.images import from_over_white, resize, write_image
 from pds_cli.representations.base import Representation
 from pds_cli.scenes.base import Scene, View
@@ -53,8 +53,8 @@ class ImageRepresentation(Representation):
         export_detail: bool = True,
     ) -> None:
         super().__init__()
-        _check_choice("parametrisation", parametrisation, PARAMETRISATIONS)
-        _check_choice("initial", initial, INITIALS)
+        check_choice("representation.parametrisation", parametrisation, PARAMETRISATIONS)
+        check_choice("representation.initial", initial, INITIALS)
         self.view = _only_view(scene)
         self.parametrisation = parametrisation
         self.export_detail = export_detail and initial == "source"
@@ -139,8 +139,3 @@ def _only_view(scene: Scene) -> View:
             f"{'' if len(views) != 1 else ' without an image'}: use scene=image scene.path=…"
         )
     return views[0]
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise UserError(f"representation.{name}={value}: choose one of {', '.join(choices)}")

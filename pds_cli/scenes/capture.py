@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pds_cli.errors import UserError
+from pds_cli.errors import UserError, check_choice
 from pds_cli.images import read_image, resize
 from pds_cli.progress import Progress
 from pds_cli.scenes.base import Region, Scene, View
@@ -103,8 +103,8 @@ class CaptureScene(Scene):
         background: str | Sequence[float] = "white",
         applied: Similarity = IDENTITY,
     ) -> None:
-        _choice("orientation", orientation, ORIENTATIONS)
-        _choice("centre", centre, CENTRES)
+        check_choice("scene.orientation", orientation, ORIENTATIONS)
+        check_choice("scene.centre", centre, CENTRES)
         self._prompt = source_prompt
         self._max_size = max_size
         self._background = _colour(background)
@@ -160,14 +160,9 @@ class CaptureScene(Scene):
         return views
 
 
-def _choice(name: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise UserError(f"scene.{name}={value} is unknown; choose one of {', '.join(choices)}")
-
-
 def _colour(background: str | Sequence[float]) -> tuple[float, ...]:
     if isinstance(background, str):
-        _choice("background", background, tuple(BACKGROUNDS))
+        check_choice("scene.background", background, tuple(BACKGROUNDS))
         return BACKGROUNDS[background]
     if len(background) != 3 or not all(0 <= value <= 1 for value in background):
         raise UserError(f"scene.background={list(background)} must be 3 numbers from 0 to 1")

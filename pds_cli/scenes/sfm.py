@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pds_cli.errors import UserError
+from pds_cli.errors import UserError, check_choice
 from pds_cli.files import atomic_path, write_text
 from pds_cli.progress import Progress
 from pds_cli.scenes.cameras import Camera
@@ -82,12 +82,8 @@ def import_photos(
 
 
 def _check(matching: str, camera_model: str, out: Path) -> None:
-    if matching not in MATCHINGS:
-        raise UserError(f"matching={matching} is unknown; choose one of {', '.join(MATCHINGS)}")
-    if camera_model not in PARAMETERS:
-        raise UserError(
-            f"camera_model={camera_model} is unknown; choose one of {', '.join(PARAMETERS)}"
-        )
+    check_choice("matching", matching, MATCHINGS)
+    check_choice("camera_model", camera_model, PARAMETERS)
     pycolmap()  # its absence is said before anything is copied
     if (out / "transforms.json").exists() or (out / "images").exists():
         raise UserError(f"{out} holds a scene already: choose another folder with out=<folder>")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pds_cli.errors import UserError
+from pds_cli.errors import UserError, check_choice
 from pds_cli.scenes.base import Scene, View
 
 LABELS = ("a", "b")
@@ -60,8 +60,7 @@ class Toy2DScene(Scene):
     def __init__(
         self, label: str = "a", points: int = 400, noise: float = 0.08, seed: int = 0
     ) -> None:
-        if label not in LABELS:
-            raise UserError(f"scene.label={label} is unknown; choose one of {', '.join(LABELS)}")
+        check_choice("scene.label", label, LABELS)
         self.source_prompt = label
         self.points = crescents(points, noise, seed)[label]
         self.extent = EXTENT

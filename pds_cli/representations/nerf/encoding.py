@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pds_cli.errors import UserError
+from pds_cli.errors import UserError, check_choice
 
 BACKENDS = ("auto", "tinycudann", "numba", "torch")
 _PRIMES = (1, 2654435761, 805459861)
@@ -99,8 +99,7 @@ def choose_backend(name: str, device: torch.device) -> str:
     Raises:
         UserError: an unknown name, or a backend that cannot run on the device.
     """
-    if name not in BACKENDS:
-        raise UserError(f"representation.encoding={name}: choose one of {', '.join(BACKENDS)}")
+    check_choice("representation.encoding", name, BACKENDS)
     there = device.type == "cuda" and importlib.util.find_spec("tinycudann") is not None
     if name == "auto":
         return "numba" if device.type == "cpu" else "tinycudann" if there else "torch"

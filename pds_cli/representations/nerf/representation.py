@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pds_cli.backbones.base import Backbone, resolve_device
-from pds_cli.errors import UserError
+from pds_cli.errors import UserError, check_choice
 from pds_cli.files import write_text
 from pds_cli.fitting import FitSettings
 from pds_cli.images import resize
@@ -28,6 +28,7 @@ from pds_cli.scenes.cameras import Camera
 
 BACKGROUNDS = ("learned", "white", "black", "random")
 _SPARSE = 0.2  # share of occupied cells up to which a step of the fit takes all its rays
+_SPREAD = 1024  # rays of a step whose spread light `distortion` weighs
 _DARK = 1e-3  # samples that receive less of their ray's light than this are left out
 
 
@@ -77,6 +78,9 @@ class NeRF(Representation):
             can grow there.
         density_growth: during an edit the gradient to the raw density is at least as large as at
             this density (per radius), so that empty space has a slope to climb.
+        distortion: weight of `volume.distortion` at the end of an edit, against haze and floating
+            specks (`penalty`). What is enough depends on the size of the loss's gradient, so on
+            the backbone. 0: none, as published.
         update_every: optimiser steps between updates of the occupancy grid.
         rays: rays a step of the fit; at first fewer, while most of space may hold something.
         chunk: rays rendered at once; larger renders are cut into chunks of this size, which
@@ -108,6 +112,7 @@ class NeRF(Representation):
         occupancy: int = 96,
         explore: float = 0.0,
         density_growth: float = 0.0,
+        distortion: float = 0.0,
         update_every: int = 16,
         rays: int = 4096,
         chunk: int = 8192,
@@ -135,11 +140,7 @@ class NeRF(Representation):
     def _build(
         self, region: Region, names: list[str], device: torch.device, options: dict[str, Any]
     ) -> None:
-        if options["background"] not in BACKGROUNDS:
-            raise UserError(
-                f"representation.background={options['background']}: choose one of "
-                f"{', '.join(BACKGROUNDS)}"
-            )
+        check_choice("representation.background", options["background"], BACKGROUNDS)
         _check(options)
         self.options = {**options, "grid": dict(options["grid"] or {})}
         self._region, self.names = region, names
@@ -181,10 +182,18 @@ class NeRF(Representation):
         optimiser step.
         """
         assert view.camera is not None
-        camera = self._sized(view.camera)
-        rays = self._camera_rays(camera, view.name, jittered=torch.is_grad_enabled())
-        rgb = self._color(rays)
-        return rgb.T.reshape(1, 3, camera.height, camera.width)
+        return self._image(self._sized(view.camera), view.name)[None]
+
+    @torch.no_grad()
+    def render_full(self, view: View) -> Tensor:
+        """See `Representation.render_full`."""
+        assert view.camera is not None
+        return self._image(view.camera, view.name).clamp(0, 1)
+
+    def _image(self, camera: Camera, name: str) -> Tensor:
+        """What a camera sees [3,H,W], with the appearance of the view of this name."""
+        rays = self._camera_rays(camera, name, jittered=torch.is_grad_enabled())
+        return self._color(rays).T.reshape(3, camera.height, camera.width)
 
     @torch.no_grad()
     def render_camera(self, camera: Camera) -> Rendering:
@@ -212,7 +221,7 @@ class NeRF(Representation):
 
     def fit_options(self) -> dict[str, Any]:
         """All options but those that leave the fit as it is."""
-        same = ("encoding", "render_size", "chunk", "explore", "density_growth")
+        same = ("encoding", "render_size", "chunk", "explore", "density_growth", "distortion")
         return {k: v for k, v in self.options.items() if k not in same}
 
     def regularise(self) -> None:
@@ -265,6 +274,20 @@ class NeRF(Representation):
             else:
                 wanted = wanted + left * (rays.background - wanted.new_tensor(view.backdrop))
         return rays, wanted
+
+    def penalty(self, view: View, progress: float, generator: torch.Generator) -> Tensor | None:
+        """How far the light of some random rays of the view is spread, times `distortion`.
+
+        What grows is haze at first, so the weight rises from 0 with the square of the progress.
+        """
+        weight = float(self.options.get("distortion", 0.0)) * progress**2
+        if not weight:
+            return None
+        assert view.camera is not None
+        camera = self._sized(view.camera)
+        pixels = torch.randint(camera.width * camera.height, (_SPREAD,), generator=generator)
+        samples, spots, _ = self._marched(self._pixel_rays(camera, pixels, None, generator))
+        return weight * volume.distortion(samples, self.field.density(spots)[0])
 
     @torch.no_grad()
     def density(self, points: Tensor) -> Tensor:
@@ -354,19 +377,7 @@ class NeRF(Representation):
 
     def _trace(self, rays: _Rays, more: bool = False) -> tuple[Tensor, ...]:
         """Colours [R,3]; with `more` also depth [R,1] in radii and opacity [R,1]."""
-        region, options = self._region, self.options
-        nears, fars = volume.limits(
-            rays.origins,
-            rays.directions,
-            region.near / region.radius,
-            region.far / region.radius,
-            region.unbounded,
-        )
-        samples = volume.march(
-            rays.origins, rays.directions, nears, fars, rays.jitter, self.occupancy.occupied,
-            unbounded=region.unbounded, step=options["step"],
-        )  # fmt: skip
-        samples, spots, index = self._lit(rays, samples)
+        samples, spots, index = self._marched(rays)
         sigma, values = self.field(spots, rays.directions[index], rays.view[index])
         if more:
             values = torch.cat([values, samples.t[:, None]], -1)
@@ -379,6 +390,22 @@ class NeRF(Representation):
             return (color,)
         opacity = 1 - left[:, None]
         return color, out[:, 3:] / opacity.clamp_min(1e-6), opacity
+
+    def _marched(self, rays: _Rays) -> tuple[volume.Samples, Tensor, Tensor]:
+        """The samples that count, their places [S,3] in the grids, and their rays [S]."""
+        region = self._region
+        nears, fars = volume.limits(
+            rays.origins,
+            rays.directions,
+            region.near / region.radius,
+            region.far / region.radius,
+            region.unbounded,
+        )
+        samples = volume.march(
+            rays.origins, rays.directions, nears, fars, rays.jitter, self.occupancy.occupied,
+            unbounded=region.unbounded, step=self.options["step"],
+        )  # fmt: skip
+        return self._lit(rays, samples)
 
     @torch.no_grad()
     def _lit(self, rays: _Rays, samples: volume.Samples) -> tuple[volume.Samples, Tensor, Tensor]:
@@ -396,8 +423,8 @@ class NeRF(Representation):
 
 _OPTIONS = (
     "grid", "encoding", "hidden", "sh_degree", "density_bias", "appearance", "background",
-    "render_size", "step", "occupancy", "explore", "density_growth", "update_every", "rays",
-    "chunk", "network_lr",
+    "render_size", "step", "occupancy", "explore", "density_growth", "distortion", "update_every",
+    "rays", "chunk", "network_lr",
 )  # fmt: skip
 
 
@@ -412,8 +439,8 @@ def _check(options: Mapping[str, Any]) -> None:
             f"representation.render_size={options['render_size']} must be at least 8 pixels, or "
             "null for the views' own size"
         )
-    for name in ("explore", "density_growth", "network_lr"):
-        if not options[name] >= 0:
+    for name in ("explore", "density_growth", "distortion", "network_lr"):
+        if not options.get(name, 0) >= 0:
             raise UserError(f"representation.{name}={options[name]} must not be negative")
 
 

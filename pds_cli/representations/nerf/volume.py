@@ -173,6 +173,39 @@ def composite_torch(
     return out, left, weights.detach()
 
 
+def distortion(samples: Samples, sigma: Tensor) -> Tensor:
+    """How far the light is spread along rays, mean over R rays; a scalar, differentiable in σ.
+
+    Σ_ij w_i w_j |s_i − s_j| + ⅓ Σ_i w_i² Δs_i with the weights of `composite` and s = t/(1 + t):
+    small where a ray meets one surface or nothing, large in haze.
+
+    Args:
+        sigma: [S] densities, per unit of `samples.d`.
+
+    Source: Barron et al., Mip-NeRF 360, CVPR 2022, arXiv 2111.12077, equation 15; s is ours.
+    """
+    rays, count = samples.rays, len(samples.starts) - 1
+    with torch.no_grad():
+        _, _, weights = composite(samples, sigma, sigma.new_zeros(len(sigma), 1))
+        s, width = samples.t / (1 + samples.t), samples.d / (1 + samples.t) ** 2
+        # Σ_j w_j |s_i − s_j| from running sums, as s rises along a ray.
+        behind, total = _running(weights, samples, rays)
+        behind_s, total_s = _running(weights * s, samples, rays)
+        spread = s * (2 * behind - total) - (2 * behind_s - total_s)
+        slope = (2 * spread + 2 / 3 * weights * width).to(sigma)  # ∂/∂w_i of a ray's sum
+    # The sum is quadratic in w, so it is ½ Σ w_i · slope_i, and its gradient is the slope's.
+    sums, _, _ = composite(samples, sigma, slope[:, None])
+    found = sums.sum() / max(count, 1)
+    return found - 0.5 * found.detach()
+
+
+def _running(values: Tensor, samples: Samples, rays: Tensor) -> tuple[Tensor, Tensor]:
+    """At each sample, the sum [S] of its ray's values up to it, and over the whole ray."""
+    sums = torch.nn.functional.pad(torch.cumsum(values.double(), 0), (1, 0))
+    ends = sums[samples.starts]
+    return sums[1:] - ends[:-1][rays], (ends[1:] - ends[:-1])[rays]
+
+
 def visible(samples: Samples, sigma: Tensor, threshold: float) -> Tensor:
     """Which samples [S] still receive more than `threshold` of their ray's light; no gradient."""
     rays = samples.rays
