@@ -616,7 +616,9 @@ def test_a_file_that_is_no_nerf_is_said(tmp_path: Path) -> None:
 
 def test_what_only_an_edit_uses_does_not_change_the_fit() -> None:
     plain = nerf().fit_options()
-    same = nerf(chunk=99, render_size=9, explore=0.5, density_growth=1.0, encoding="torch")
+    same = nerf(
+        chunk=99, render_size=9, explore=0.5, density_growth=1.0, distortion=9.0, encoding="torch"
+    )
     assert same.fit_options() == plain
     for other in ({"step": 0.2}, {"hidden": 8}, {"background": "white"}, {"density_bias": 0.0}):
         assert nerf(**other).fit_options() != plain, other
@@ -633,6 +635,7 @@ def test_what_only_an_edit_uses_does_not_change_the_fit() -> None:
             r"background=plaid is unknown; choose one of learned, white, black, random",
         ),
         ({"encoding": "magic"}, r"encoding=magic is unknown; choose one of"),
+        ({"distortion": -1.0}, r"distortion=-1.0 must not be negative"),
         ({"sh_degree": 4}, r"sh_degree=4 must be -1 \(none\) to 3"),
         ({"grid": {**GRID, "levels": 0}}, r"grid\.levels=0 must be"),
         ({"fit": {"steps": 0}}, r"fit\.steps=0 must be greater than 0"),
