@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import pkgutil
+import shutil
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -122,12 +123,15 @@ class Job:
 
     def __call__(self, cfg: DictConfig) -> None:
         sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+        fresh = _bare(run_folder())
         try:
             validate(self.config, cfg)
             import_module(f"pds_cli.verbs.{self.verb}").main(cfg)
         except Exception as error:
             if not sweep:
                 self.error = error
+                if fresh:
+                    _sweep_out(run_folder(), keep=bool(cfg.get("out") or cfg.get("resume")))
                 return
             self._failed(error, bool(cfg.get("debug")))
         else:
@@ -142,6 +146,21 @@ class Job:
             traceback.print_exception(error)
         print(f"pds {self.verb}: job {number} failed: {sentence}", file=sys.stderr)
         _write_outcome({"status": "failed", "error": sentence, "mendable": text is not None})
+
+
+def _bare(folder: Path, *besides: str) -> bool:
+    """Whether a folder holds nothing but Hydra's notes, and files of the names in `besides`."""
+    return {path.name for path in folder.iterdir()} <= {".hydra", *besides}
+
+
+def _sweep_out(folder: Path, keep: bool) -> None:
+    """Empties the folder of a job that failed before it made anything; `keep`: it may stay."""
+    if not _bare(folder, "config.yaml"):
+        return
+    shutil.rmtree(folder / ".hydra", ignore_errors=True)
+    (folder / "config.yaml").unlink(missing_ok=True)
+    if not keep:
+        folder.rmdir()
 
 
 class SweepRecorder(Callback):

@@ -408,6 +408,7 @@ def test_bad_words_get_a_sentence(
         assert part in answer.err
     assert "Traceback" not in answer.err
     assert not Path("nowhere").exists() and not list(Path("flat").glob("renders_*"))
+    assert not list(run.glob("exports_*")), "what failed leaves no folder"
 
 
 def test_a_damaged_result_is_a_sentence(pds: Callable[..., Answer], run: Path) -> None:
