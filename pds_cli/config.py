@@ -407,6 +407,7 @@ class NeRFConf(Target):
     explore: float = MISSING
     density_growth: float = MISSING
     distortion: float = MISSING
+    fit_distortion: float = MISSING
     update_every: int = MISSING
     rays: int = MISSING
     chunk: int = MISSING

@@ -33,10 +33,7 @@ from pds_cli.scenes.nerfstudio import NerfstudioScene
 
 pytest.importorskip("pyvista", reason="PyVista renders the photos of these tests")
 
-GRID = {"levels": 6, "features": 2, "log2_table": 14, "base_resolution": 12, "growth": 1.6}
-FIELD: dict[str, Any] = {
-    "grid": GRID, "hidden": 16, "sh_degree": 0, "occupancy": 40, "step": 0.05, "rays": 2048,
-}  # fmt: skip
+FIELD: dict[str, Any] = {"hidden": 32, "occupancy": 40, "step": 0.05, "fit_distortion": 0.005}
 STEPS = 150
 SIZE = 48  # the longer side of the views in pixels
 
@@ -95,7 +92,7 @@ class Turned(Scene):
 
 
 def shots() -> list[Shot]:
-    return ring(20)
+    return ring(32)
 
 
 @pytest.fixture(scope="module")
@@ -112,13 +109,13 @@ def nerfstudio(pictures: list[Any], tmp_path_factory: pytest.TempPathFactory) ->
 def test_a_fit_to_a_nerfstudio_set_predicts_held_out_photos(
     nerfstudio: NerfstudioScene, tmp_path: Path
 ) -> None:
-    assert psnr(nerfstudio, tmp_path) > blank(nerfstudio) + 1.2
+    assert psnr(nerfstudio, tmp_path) > blank(nerfstudio) + 5
 
 
 def test_a_fit_to_mirrored_cameras_does_not(nerfstudio: NerfstudioScene, tmp_path: Path) -> None:
     """The measure above notices a wrong convention."""
     wrong = Turned(nerfstudio, (1.0, -1.0, 1.0))
-    assert psnr(wrong, tmp_path) < blank(nerfstudio)
+    assert psnr(wrong, tmp_path) < blank(nerfstudio) + 1
 
 
 def test_a_fit_to_a_colmap_model_predicts_held_out_photos(
@@ -128,7 +125,7 @@ def test_a_fit_to_a_colmap_model_predicts_held_out_photos(
     scene = ColmapScene(
         write_colmap_text(tmp_path, shots(), pictures), max_size=SIZE, centre="focus"
     )
-    assert psnr(scene, tmp_path) > blank(scene) + 1.2
+    assert psnr(scene, tmp_path) > blank(scene) + 5
 
 
 def test_a_fit_to_a_blender_set_predicts_its_test_photos(tmp_path: Path) -> None:

@@ -559,6 +559,31 @@ def test_the_reconstruction_loss_is_that_of_the_renders() -> None:
     assert torch.equal(loss, again)
 
 
+def test_a_fit_is_penalised_for_haze_over_the_rays_that_it_draws() -> None:
+    views = Posed().views
+    pairs = [(view, torch.zeros(3, 16, 16)) for view in views]
+    generator = torch.Generator()
+
+    def step(weight: float, chunk: int) -> tuple[float, dict[str, float], list[Tensor]]:
+        found = rough(nerf(fit_distortion=weight, chunk=chunk), bias=1.0)
+        loss, logs = found.reconstruction_loss(pairs, generator.manual_seed(0))
+        wanted = [p for p in found.parameters() if p.requires_grad]
+        return float(loss.detach()), logs, list(torch.autograd.grad(loss, wanted))
+
+    plain, before, slope = step(0.0, 10_000)
+    once, logs, _ = step(1.0, 10_000)
+    twice, again, whole = step(2.0, 10_000)
+    parts = step(2.0, 37)[2]
+    assert before["psnr"] == logs["psnr"] == again["psnr"] and "distortion" not in before
+    assert logs["distortion"] > 1e-3
+    assert once - plain == pytest.approx(logs["distortion"], rel=1e-4)
+    assert twice - plain == pytest.approx(2 * logs["distortion"], rel=1e-4)
+    for a, b in zip(whole, parts, strict=True):
+        assert torch.allclose(a, b, rtol=1e-3, atol=1e-4 * float(a.abs().max()))
+    felt = [not torch.allclose(a, b, rtol=1e-2) for a, b in zip(whole, slope, strict=True)]
+    assert any(felt) and not all(felt), "density feels it, colours do not"
+
+
 # --- files ---------------------------------------------------------------------------------------
 
 
@@ -620,7 +645,7 @@ def test_what_only_an_edit_uses_does_not_change_the_fit() -> None:
         chunk=99, render_size=9, explore=0.5, density_growth=1.0, distortion=9.0, encoding="torch"
     )
     assert same.fit_options() == plain
-    for other in ({"step": 0.2}, {"hidden": 8}, {"background": "white"}, {"density_bias": 0.0}):
+    for other in ({"step": 0.2}, {"hidden": 8}, {"background": "white"}, {"fit_distortion": 1.0}):
         assert nerf(**other).fit_options() != plain, other
 
 
@@ -636,6 +661,7 @@ def test_what_only_an_edit_uses_does_not_change_the_fit() -> None:
         ),
         ({"encoding": "magic"}, r"encoding=magic is unknown; choose one of"),
         ({"distortion": -1.0}, r"distortion=-1.0 must not be negative"),
+        ({"fit_distortion": -1.0}, r"fit_distortion=-1.0 must not be negative"),
         ({"sh_degree": 4}, r"sh_degree=4 must be -1 \(none\) to 3"),
         ({"grid": {**GRID, "levels": 0}}, r"grid\.levels=0 must be"),
         ({"fit": {"steps": 0}}, r"fit\.steps=0 must be greater than 0"),

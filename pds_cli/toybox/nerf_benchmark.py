@@ -182,6 +182,8 @@ def _run(words: Sequence[str], folder: Path) -> float:
             child.wait()  # it was interrupted too, and writes its checkpoint
             raise
     child.returncode = status
+    if os.WIFSIGNALED(status):
+        raise UserError(f"pds edit {' '.join(words)} was stopped by signal {os.WTERMSIG(status)}")
     if status:
         last = log.read_text(encoding="utf-8", errors="replace").strip().split("\n")[-1]
         raise UserError(f"pds edit {' '.join(words)} failed; {log} ends with: {last}")

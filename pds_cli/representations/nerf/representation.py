@@ -81,6 +81,8 @@ class NeRF(Representation):
         distortion: weight of `volume.distortion` at the end of an edit, against haze and floating
             specks (`penalty`). What is enough depends on the size of the loss's gradient, so on
             the backbone. 0: none, as published.
+        fit_distortion: the same weight while it is fitted to images, beside their mean squared
+            error: against what floats before the cameras where photos are few.
         update_every: optimiser steps between updates of the occupancy grid.
         rays: rays a step of the fit; at first fewer, while most of space may hold something.
         chunk: rays rendered at once; larger renders are cut into chunks of this size, which
@@ -113,6 +115,7 @@ class NeRF(Representation):
         explore: float = 0.0,
         density_growth: float = 0.0,
         distortion: float = 0.0,
+        fit_distortion: float = 0.0,
         update_every: int = 16,
         rays: int = 4096,
         chunk: int = 8192,
@@ -199,7 +202,7 @@ class NeRF(Representation):
     def render_camera(self, camera: Camera) -> Rendering:
         """Colour, depth and opacity as the camera sees them, at the camera's own size."""
         rays = self._camera_rays(camera, None, jittered=False)
-        out = torch.cat([torch.cat(self._trace(part, True), -1) for part in rays.split(self.chunk)])
+        out = torch.cat([self._seen(part) for part in rays.split(self.chunk)])
         picture = out.T.reshape(5, camera.height, camera.width)
         depth = picture[3] * self._region.radius
         return Rendering(picture[:3].clamp(0, 1), depth, picture[4].clamp(0, 1))
@@ -241,13 +244,19 @@ class NeRF(Representation):
         """Mean squared error of at most `rays` random pixels of the views' images, with a graph.
 
         With an alpha channel the image is laid over this step's background; a learned one
-        becomes what the scene laid it over.
+        becomes what the scene laid it over. `fit_distortion` is added, over the same rays.
         """
         share = max(1, self._affordable_rays() // len(pairs))
         drawn = [self._draw(view, image, share, generator) for view, image in pairs]
         rays = _Rays.cat([rays for rays, _ in drawn])
-        loss = (self._color(rays) - torch.cat([wanted for _, wanted in drawn])).square().mean()
-        return loss, {"psnr": -10 * math.log10(max(float(loss.detach()), 1e-10))}
+        weight = float(self.options.get("fit_distortion", 0.0))
+        seen = self._color(rays, spread=bool(weight))
+        loss = (seen[:, :3] - torch.cat([wanted for _, wanted in drawn])).square().mean()
+        logs = {"psnr": -10 * math.log10(max(float(loss.detach()), 1e-10))}
+        if weight:
+            logs["distortion"] = float(seen[:, 3].detach().mean())
+            loss = loss + weight * seen[:, 3].mean()
+        return loss, logs
 
     def _affordable_rays(self) -> int:
         """Rays of a step: fewer while much of space is occupied, so that samples stay as many."""
@@ -287,7 +296,7 @@ class NeRF(Representation):
         camera = self._sized(view.camera)
         pixels = torch.randint(camera.width * camera.height, (_SPREAD,), generator=generator)
         samples, spots, _ = self._marched(self._pixel_rays(camera, pixels, None, generator))
-        return weight * volume.distortion(samples, self.field.density(spots)[0])
+        return weight * volume.distortion(samples, self.field.density(spots)[0]).mean()
 
     @torch.no_grad()
     def density(self, points: Tensor) -> Tensor:
@@ -368,28 +377,41 @@ class NeRF(Representation):
         parts = (self._framed(origins), directions, jitter, background, view)
         return _Rays(*(part.to(self.device) for part in parts))
 
-    def _color(self, rays: _Rays) -> Tensor:
-        """Colours [R,3] with a graph; in chunks that are rendered again for their gradient."""
-        if len(rays.jitter) <= self.chunk or not torch.is_grad_enabled():
-            return torch.cat([self._trace(part)[0] for part in rays.split(self.chunk)])
-        parameters = [p for p in self.parameters() if p.requires_grad]
-        return _Recomputed.apply(self, rays, *parameters)
+    def _color(self, rays: _Rays, spread: bool = False) -> Tensor:
+        """Colours [R,3] with a graph; in chunks that are rendered again for their gradient.
 
-    def _trace(self, rays: _Rays, more: bool = False) -> tuple[Tensor, ...]:
-        """Colours [R,3]; with `more` also depth [R,1] in radii and opacity [R,1]."""
+        spread: a fourth column is `volume.distortion`.
+        """
+        if len(rays.jitter) <= self.chunk or not torch.is_grad_enabled():
+            return torch.cat([self._chunk(part, spread) for part in rays.split(self.chunk)])
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        return _Recomputed.apply(self, rays, spread, *parameters)
+
+    def _chunk(self, rays: _Rays, spread: bool = False) -> Tensor:
+        """`_color` of so few rays that they are rendered at once."""
         samples, spots, index = self._marched(rays)
         sigma, values = self.field(spots, rays.directions[index], rays.view[index])
-        if more:
-            values = torch.cat([values, samples.t[:, None]], -1)
+        color = self._over_background(rays, *volume.composite(samples, sigma, values)[:2])
+        if not spread:
+            return color
+        return torch.cat([color, volume.distortion(samples, sigma)[:, None]], -1)
+
+    def _seen(self, rays: _Rays) -> Tensor:
+        """Colour, depth in radii and opacity [R,5]."""
+        samples, spots, index = self._marched(rays)
+        sigma, values = self.field(spots, rays.directions[index], rays.view[index])
+        values = torch.cat([values, samples.t[:, None]], -1)
         out, left, _ = volume.composite(samples, sigma, values)
-        background = rays.background
-        if self.background == "learned":
-            background = torch.sigmoid(self.background_logit)
-        color = out[:, :3] + left[:, None] * background
-        if not more:
-            return (color,)
         opacity = 1 - left[:, None]
-        return color, out[:, 3:] / opacity.clamp_min(1e-6), opacity
+        depth = out[:, 3:] / opacity.clamp_min(1e-6)
+        return torch.cat([self._over_background(rays, out[:, :3], left), depth, opacity], -1)
+
+    def _over_background(self, rays: _Rays, color: Tensor, left: Tensor) -> Tensor:
+        """Colours [R,3], with what is behind everything seen by the light [R] that is left."""
+        behind = rays.background
+        if self.background == "learned":
+            behind = torch.sigmoid(self.background_logit)
+        return color + left[:, None] * behind
 
     def _marched(self, rays: _Rays) -> tuple[volume.Samples, Tensor, Tensor]:
         """The samples that count, their places [S,3] in the grids, and their rays [S]."""
@@ -423,8 +445,8 @@ class NeRF(Representation):
 
 _OPTIONS = (
     "grid", "encoding", "hidden", "sh_degree", "density_bias", "appearance", "background",
-    "render_size", "step", "occupancy", "explore", "density_growth", "distortion", "update_every",
-    "rays", "chunk", "network_lr",
+    "render_size", "step", "occupancy", "explore", "density_growth", "distortion", "fit_distortion",
+    "update_every", "rays", "chunk", "network_lr",
 )  # fmt: skip
 
 
@@ -439,7 +461,7 @@ def _check(options: Mapping[str, Any]) -> None:
             f"representation.render_size={options['render_size']} must be at least 8 pixels, or "
             "null for the views' own size"
         )
-    for name in ("explore", "density_growth", "distortion", "network_lr"):
+    for name in ("explore", "density_growth", "distortion", "fit_distortion", "network_lr"):
         if not options.get(name, 0) >= 0:
             raise UserError(f"representation.{name}={options[name]} must not be negative")
 
@@ -451,10 +473,10 @@ class _Recomputed(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, nerf: NeRF, rays: _Rays, *parameters: Tensor) -> Tensor:
-        ctx.nerf, ctx.rays, ctx.parameters = nerf, rays, parameters
+    def forward(ctx: Any, nerf: NeRF, rays: _Rays, spread: bool, *parameters: Tensor) -> Tensor:
+        ctx.nerf, ctx.rays, ctx.spread, ctx.parameters = nerf, rays, spread, parameters
         with torch.no_grad():
-            return torch.cat([nerf._trace(part)[0] for part in rays.split(nerf.chunk)])
+            return torch.cat([nerf._chunk(part, spread) for part in rays.split(nerf.chunk)])
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -463,12 +485,12 @@ class _Recomputed(torch.autograd.Function):
         chunk = ctx.nerf.chunk
         for part, upstream in zip(ctx.rays.split(chunk), grads[0].split(chunk), strict=True):
             with torch.enable_grad():
-                color = ctx.nerf._trace(part)[0]
+                color = ctx.nerf._chunk(part, ctx.spread)
             found = torch.autograd.grad(color, ctx.parameters, upstream, allow_unused=True)
             for total, value in zip(sums, found, strict=True):
                 if value is not None:
                     total += value
-        return None, None, *sums
+        return None, None, None, *sums
 
 
 def _tupled(found: dict[str, Any]) -> dict[str, Any]:

@@ -174,7 +174,7 @@ def composite_torch(
 
 
 def distortion(samples: Samples, sigma: Tensor) -> Tensor:
-    """How far the light is spread along rays, mean over R rays; a scalar, differentiable in σ.
+    """How far the light is spread along each ray; [R], differentiable in σ.
 
     Σ_ij w_i w_j |s_i − s_j| + ⅓ Σ_i w_i² Δs_i with the weights of `composite` and s = t/(1 + t):
     small where a ray meets one surface or nothing, large in haze.
@@ -184,7 +184,7 @@ def distortion(samples: Samples, sigma: Tensor) -> Tensor:
 
     Source: Barron et al., Mip-NeRF 360, CVPR 2022, arXiv 2111.12077, equation 15; s is ours.
     """
-    rays, count = samples.rays, len(samples.starts) - 1
+    rays = samples.rays
     with torch.no_grad():
         _, _, weights = composite(samples, sigma, sigma.new_zeros(len(sigma), 1))
         s, width = samples.t / (1 + samples.t), samples.d / (1 + samples.t) ** 2
@@ -195,8 +195,7 @@ def distortion(samples: Samples, sigma: Tensor) -> Tensor:
         slope = (2 * spread + 2 / 3 * weights * width).to(sigma)  # ∂/∂w_i of a ray's sum
     # The sum is quadratic in w, so it is ½ Σ w_i · slope_i, and its gradient is the slope's.
     sums, _, _ = composite(samples, sigma, slope[:, None])
-    found = sums.sum() / max(count, 1)
-    return found - 0.5 * found.detach()
+    return sums[:, 0] - 0.5 * sums[:, 0].detach()
 
 
 def _running(values: Tensor, samples: Samples, rays: Tensor) -> tuple[Tensor, Tensor]:
