@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
+from typing import Any
 from unittest import mock
 
 import torch
@@ -38,7 +39,8 @@ def plain() -> Iterator[None]:
 def fit(scene: ToyboxScene, encoding: str, goal: float, seconds: float) -> tuple[float, float]:
     """Steps a second, and the seconds to the goal (infinite where it was not reached)."""
     torch.manual_seed(0)
-    nerf = NeRF(scene, SimpleNamespace(device=torch.device("cpu")), encoding=encoding, hidden=32)  # type: ignore[arg-type]
+    options: dict[str, Any] = {"encoding": encoding, "hidden": 32, "fit_distortion": 0.005}
+    nerf = NeRF(scene, SimpleNamespace(device=torch.device("cpu")), **options)  # type: ignore[arg-type]
     assert nerf.fit_settings is not None
     stage = fit_stage(scene, nerf, nerf.fit_settings)
     optimizer = stage.optimizer(stage.objective.parameter_groups())
