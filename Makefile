@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 PROMPT ?= a photo of a man raising his arms
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test format bench bench-gpu table-toybox table-nerf-toybox toybox figure-demo figure-nerf figure-toy2d clean
+.PHONY: help install demo test format bench bench-gpu icons fidelity table-toybox table-nerf-toybox toybox figure-demo figure-nerf figure-toy2d clean
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -34,11 +34,19 @@ format: $(STAMP) ## mend what ruff can mend
 	$(BIN)/ruff format
 
 bench: $(STAMP) ## speed: each script of benchmarks/ against its stated alternative
-	@for script in $(filter-out benchmarks/gpu_%,$(wildcard benchmarks/[a-z]*.py)); do \
+	@for script in $(filter-out benchmarks/gpu_% benchmarks/fidelity_%,$(wildcard benchmarks/[a-z]*.py)); do \
 	  echo "# $$script"; $(BIN)/python $$script || exit 1; done
 
 bench-gpu: $(STAMP) ## speed and memory of a NeRF edit step at Stable Diffusion's size (needs CUDA)
 	$(BIN)/python benchmarks/gpu_edit_step.py
+
+icons: ## fetch the open icon sets (npm), for fidelity, for benchmarks and for training
+	npm install --no-save --no-audit --no-fund --prefix outputs/data/icons \
+	  @twemoji/svg@15.0.0 @iconify-json/noto@1.2.9 @iconify-json/fluent-emoji-flat@1.2.6 \
+	  emojibase-data@17.0.0
+
+fidelity: $(STAMP) ## how like resvg's our pictures of 3,000 icons are (after make icons)
+	$(BIN)/python benchmarks/fidelity_svg.py
 
 table-toybox: $(STAMP) ## quality: SDS, DDS and PDS against the true edits of the toybox
 	$(BIN)/pds compare benchmark=captions

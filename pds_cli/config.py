@@ -317,6 +317,27 @@ class ImageSceneConf(Target):
 
 
 @dataclass
+class SVGSceneConf(Target):
+    path: str | None = None
+    source_prompt: str | None = None
+    size: int = MISSING
+
+
+@dataclass
+class SVGConf(Target):
+    parameters: list[str] = MISSING
+    render_size: int | None = None
+    background: list[float] = MISSING
+    point_lr: float = MISSING
+    color_lr: float = MISSING
+    opacity_lr: float = MISSING
+    gradient_lr: float = MISSING
+    max_move: float | None = None
+    symmetry: float = MISSING
+    xing: float = MISSING
+
+
+@dataclass
 class CaptureSceneConf(Target):
     path: str | None = None
     source_prompt: str | None = None
@@ -482,6 +503,7 @@ GROUP_SCHEMAS: dict[str, type] = {
     "scene/figurine": ToyboxSceneConf,
     "scene/figurine2d": FigurineSceneConf,
     "scene/image": ImageSceneConf,
+    "scene/svg": SVGSceneConf,
     "scene/toy2d": Toy2DSceneConf,
     "scene/blender": BlenderSceneConf,
     "scene/colmap": ColmapSceneConf,
@@ -494,6 +516,7 @@ GROUP_SCHEMAS: dict[str, type] = {
     ),
     "representation/nerf": NeRFConf,
     "representation/image": ImageRepresentationConf,
+    "representation/svg": SVGConf,
     "representation/points": PointsConf,
     "backbone/mixture": MixtureConf,
     "backbone/toybox": EmbeddedConf,
@@ -555,12 +578,15 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
         (math.isfinite, "a finite number"),
     ),
     **dict.fromkeys(
-        ("lr", "eps", "clip_norm", "clip_value", "fps", "extent", "threshold"),
+        ("lr", "eps", "clip_norm", "clip_value", "fps", "extent", "threshold", "max_move"),
         (lambda x: math.isfinite(x) and x > 0, "a finite number above 0"),
     ),
     **dict.fromkeys(("around", "opacity"), (lambda x: 0 <= x <= 1, "a number from 0 to 1")),
     **dict.fromkeys(
-        ("weight_decay", "momentum", "noise", "std", "eta"),
+        (
+            *("weight_decay", "momentum", "noise", "std", "eta", "symmetry", "xing"),
+            *("point_lr", "color_lr", "opacity_lr", "gradient_lr"),
+        ),
         (lambda x: math.isfinite(x) and x >= 0, "a finite number of at least 0"),
     ),
 }

@@ -132,6 +132,10 @@ class Representation(torch.nn.Module, ABC):
     def regularise(self) -> None:
         """Called after every optimiser step, to bring θ back to its valid range."""
 
+    def changes(self) -> dict[str, float]:
+        """How far θ is from where it began, in numbers of its own, for a run's metrics."""
+        return {}
+
     @abstractmethod
     def export(self, folder: Path) -> list[Path]:
         """Writes the result in the formats users expect; returns the files written."""

@@ -240,7 +240,7 @@ def _finish(
     if not truths:
         truth = scene.ground_truth(cfg.prompt)
         truths = [] if truth is None else [replace(scene.views[0], image=truth)]
-    metrics = save_views(run, representation, scene.edit_views, truths)
+    metrics = save_views(run, representation, scene.edit_views, truths) | representation.changes()
     representation.export(run.path / "exports")
     _film(cfg, run, representation, "turntable")
     run.write_json(

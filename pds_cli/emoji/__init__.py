@@ -1,0 +1,1 @@
+"""The embedded world of icons: open icon sets, their names, and pictures of them."""

@@ -1,0 +1,1 @@
+"""SVG drawings: reading, rasterising with gradients, and writing."""

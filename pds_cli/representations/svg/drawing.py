@@ -1,0 +1,740 @@
+"""A drawing: its shapes, paints and groups in the order of painting, and the way back to a file."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from lxml import etree
+
+from pds_cli.errors import UserError
+from pds_cli.kernels import raster
+from pds_cli.representations.svg import paint as paints
+from pds_cli.representations.svg.document import (
+    SVG,
+    by_id,
+    fresh_id,
+    local,
+    parse_document,
+    read_document,
+)
+from pds_cli.representations.svg.outline import (
+    SHAPES,
+    Outline,
+    Stroke,
+    bounds,
+    forget_geometry,
+    from_commands,
+    path_data,
+    shape_commands,
+    stroke_outline,
+)
+from pds_cli.representations.svg.values import (
+    IDENTITY,
+    Matrix,
+    color,
+    compose,
+    length,
+    number,
+    ratio,
+    transform,
+    view_box,
+    view_matrix,
+)
+
+_INHERITED = {
+    "color": "black", "fill": "black", "fill-opacity": "1", "fill-rule": "nonzero",
+    "clip-rule": "nonzero", "stroke": "none", "stroke-opacity": "1", "stroke-width": "1",
+    "stroke-linecap": "butt", "stroke-linejoin": "miter", "stroke-miterlimit": "4",
+    "stroke-dasharray": "none", "stroke-dashoffset": "0", "visibility": "visible",
+    "paint-order": "normal",
+}  # fmt: skip
+_CONTAINERS = frozenset(("g", "a", "svg", "switch"))
+_SILENT = frozenset(
+    [
+        "defs",
+        "clipPath",
+        "linearGradient",
+        "radialGradient",
+        "symbol",
+        "title",
+        "desc",
+        "metadata",
+        "script",
+        "mask",
+        "pattern",
+        "filter",
+        "marker",
+        "style",
+        "view",
+        "cursor",
+    ]
+)
+_IGNORED = {"filter": "filters", "mask": "masks", "mix-blend-mode": "blend modes"}
+_MARKERS = ("marker-start", "marker-mid", "marker-end")
+# Numbers are written with three decimals: a smaller drawing's units are made smaller.
+_LEAST_SIZE = 32.0
+
+
+@dataclass
+class Shape:
+    """One filled outline.
+
+    element: the `path` element that it is written to.
+    first: where its points begin among those of the drawing.
+    opacity: of its fill, all of its own opacities multiplied.
+    """
+
+    element: etree._Element
+    outline: Outline
+    first: int
+    rule: int
+    paint: int
+    opacity: float
+
+    @property
+    def points(self) -> slice:
+        """Its points among those of the drawing."""
+        return slice(self.first, self.first + len(self.outline.points))
+
+
+@dataclass
+class Paint:
+    """A colour (`rgb`) or a gradient, and the element that says so."""
+
+    rgb: tuple[float, float, float] | None = None
+    gradient: paints.Gradient | None = None
+    element: etree._Element | None = None
+
+
+@dataclass
+class Drawing:
+    """What a file draws.
+
+    root: the document; shapes' `d` and paints are brought up to date by `write`.
+    box: the part of the drawing's coordinates that is shown (x, y, width, height).
+    size: of the picture, in its own units; only its proportions matter here.
+    aspect: how the box fits into the picture, SVG's `preserveAspectRatio`.
+    ops: [O,2], see `pds_cli.kernels.raster`.
+    groups: the elements with an opacity of their own, and that opacity; None for those that only
+        clip.
+    """
+
+    root: etree._Element
+    box: tuple[float, float, float, float]
+    size: tuple[float, float]
+    aspect: str | None
+    shapes: list[Shape] = field(default_factory=list)
+    paints: list[Paint] = field(default_factory=list)
+    ops: list[tuple[int, int]] = field(default_factory=list)
+    groups: list[tuple[etree._Element | None, float]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def warn(self, text: str) -> None:
+        """Remembers, once, what is not drawn as the file says."""
+        if text not in self.warnings:
+            self.warnings.append(text)
+
+    def placed(self, width: int, height: int) -> Matrix:
+        """From the drawing's coordinates to pixels of a picture [height,width]."""
+        fit = view_matrix(self.box, *self.size, self.aspect)
+        stretch = np.diag([width / self.size[0], height / self.size[1]])
+        return np.asarray(stretch @ fit)
+
+    def pixels(self, size: int) -> tuple[int, int]:
+        """Width and height of a picture with that longer side."""
+        longer = max(self.size)
+        return tuple(max(1, round(size * side / longer)) for side in self.size)  # type: ignore[return-value]
+
+    def points(self) -> np.ndarray:
+        """[N,2] the points of all shapes, in the drawing's coordinates."""
+        parts = [shape.outline.points for shape in self.shapes]
+        return np.concatenate(parts) if parts else np.zeros((0, 2))
+
+
+def read_drawing(path: str | os.PathLike[str]) -> Drawing:
+    """Reads an SVG file.
+
+    Raises:
+        UserError: as `read_document`, or a picture without an area.
+    """
+    return _read(read_document(path), str(path))
+
+
+def parse_drawing(text: bytes, name: str = "the drawing") -> Drawing:
+    """The same for a document in memory; `name` is what errors call it."""
+    return _read(parse_document(text, name), name)
+
+
+def _read(root: etree._Element, path: str) -> Drawing:
+    box = view_box(root.get("viewBox"))
+    if root.get("viewBox") and box is None:
+        raise UserError(
+            f'{path}: viewBox="{root.get("viewBox")}" shows nothing; it has to be four numbers '
+            "x y width height, the last two above 0"
+        )
+    width, height = _size(root, box)
+    if not (width > 0 and height > 0):
+        raise UserError(f"{path} is {width:g}×{height:g} units large: it shows nothing")
+    box = box or (0.0, 0.0, width, height)
+    k = max(1.0, 10.0 ** math.ceil(math.log10(_LEAST_SIZE / max(box[2], box[3]))))
+    scaled = (box[0] * k, box[1] * k, box[2] * k, box[3] * k)
+    drawing = Drawing(root, scaled, (width, height), root.get("preserveAspectRatio"))
+    root.set("viewBox", " ".join(number(v) for v in scaled))
+    _Walk(drawing).run(k)
+    return drawing
+
+
+def _size(
+    root: etree._Element, box: tuple[float, float, float, float] | None
+) -> tuple[float, float]:
+    """The picture's size: what is said of it, completed by the viewBox's proportions.
+
+    Percentages are of the viewBox, as with resvg: there is no window that they could be of.
+    """
+    whole = (300.0, 150.0) if box is None else box[2:]
+    width = length(root.get("width"), whole[0], -1.0)
+    height = length(root.get("height"), whole[1], -1.0)
+    if box is not None:
+        if width < 0 and height < 0:
+            return box[2], box[3]
+        if width < 0:
+            return height * box[2] / box[3], height
+        if height < 0:
+            return width, width * box[3] / box[2]
+    return (width if width >= 0 else 300.0), (height if height >= 0 else 150.0)
+
+
+# --- the walk through a document -----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _State:
+    """What an element has from those around it."""
+
+    ctm: Matrix
+    style: dict[str, str]
+    viewport: tuple[float, float]
+
+    def entered(self, element: etree._Element) -> _State:
+        ctm = compose(self.ctm, transform(element.attrib.pop("transform", None)))
+        style = {
+            name: element.get(name)
+            for name in _INHERITED
+            if element.get(name) not in (None, "inherit", "")
+        }
+        if style.get("color", "").lower() == "currentcolor":
+            del style["color"]
+        return _State(ctm, {**self.style, **style}, self.viewport)  # type: ignore[dict-item]
+
+
+class _Walk:
+    """Collects shapes, paints and operations of a document, and flattens its transforms."""
+
+    def __init__(self, drawing: Drawing) -> None:
+        self.drawing = drawing
+        self.ids = by_id(drawing.root)
+        # As they were: what is drawn rewrites them on its way.
+        self.original = {name: copy.deepcopy(e) for name, e in self.ids.items() if _is_shared(e)}
+        self.taken = set(self.ids)
+        self.count = 0
+        self.gradients: dict[Any, int] = {}
+        self.clips: dict[Any, tuple[str, list[tuple[int, int]]]] = {}
+        self.clipping: list[str] = []
+        self.used: set[str] = set()
+
+    def run(self, k: float) -> None:
+        root = self.drawing.root
+        scale = np.array([[k, 0.0, 0.0], [0.0, k, 0.0]])
+        box = self.drawing.box
+        state = _State(scale, dict(_INHERITED), (box[2] / k, box[3] / k))
+        inner = state.entered(root)
+        group = self.open_group(root, inner, self.clip_of(root, inner, None))
+        for child in list(root):
+            self.visit(child, inner)
+        self.close_group(group)
+
+    def visit(self, element: etree._Element, state: _State) -> None:
+        name = local(element)
+        self.unsupported(element, name)
+        if element.get("display") == "none" or name in _SILENT:
+            return
+        if name in SHAPES:
+            self.shape(element, state.entered(element))
+        elif name in _CONTAINERS:
+            self.container(element, name, state.entered(element))
+        else:
+            if name:
+                self.drawing.warn(f"<{name}> is not drawn, and left out of what is written")
+            _drop(element)
+
+    def unsupported(self, element: etree._Element, name: str) -> None:
+        for key, what in _IGNORED.items():
+            value = element.attrib.pop(key, "none").strip()
+            if value not in ("none", "normal", ""):
+                self.drawing.warn(f"{what} are ignored (<{name}{_called(element)}>)")
+        if any(element.attrib.pop(key, "none").strip() not in ("none", "") for key in _MARKERS):
+            self.drawing.warn(f"markers are ignored (<{name}{_called(element)}>)")
+
+    # ------------------------------------------------------------------ containers
+    def container(self, element: etree._Element, name: str, state: _State) -> None:
+        if name == "svg":
+            state = self.nested(element, state)
+        children = list(element)
+        if name == "switch":
+            first = next((c for c in children if local(c) in SHAPES | _CONTAINERS), None)
+            for child in children:
+                if child is not first:
+                    _drop(child)
+            element.tag, children = SVG + "g", [] if first is None else [first]
+        group = self.open_group(element, state, self.clip_of(element, state, None))
+        for child in children:
+            self.visit(child, state)
+        self.close_group(group)
+
+    def nested(self, element: etree._Element, state: _State) -> _State:
+        """An inner `svg` becomes a group that maps its viewBox to where it lies."""
+        width, height = state.viewport
+        w = length(element.get("width", "100%"), width, width)
+        h = length(element.get("height", "100%"), height, height)
+        move = np.array(
+            [
+                [1.0, 0.0, length(element.get("x"), width)],
+                [0.0, 1.0, length(element.get("y"), height)],
+            ]
+        )
+        box = view_box(element.get("viewBox"))
+        ctm, inner = compose(state.ctm, move), (w, h)
+        if box is not None and w > 0 and h > 0:
+            fit = view_matrix(box, w, h, element.get("preserveAspectRatio"))
+            ctm, inner = compose(ctm, fit), (box[2], box[3])
+        for name in ("x", "y", "width", "height", "viewBox", "preserveAspectRatio"):
+            element.attrib.pop(name, None)
+        element.tag = SVG + "g"
+        return _State(ctm, state.style, inner)
+
+    def open_group(
+        self, element: etree._Element, state: _State, clip: list[tuple[int, int]] | None
+    ) -> tuple[int, list[tuple[int, int]] | None] | None:
+        opacity = ratio(element.get("opacity"))
+        if opacity == 1 and clip is None:
+            return None
+        self.drawing.groups.append((element if opacity < 1 else None, opacity))
+        self.drawing.ops.append((raster.PUSH, 0))
+        return len(self.drawing.groups) - 1, clip
+
+    def close_group(self, group: tuple[int, list[tuple[int, int]] | None] | None) -> None:
+        if group is None:
+            return
+        index, clip = group
+        self.drawing.ops += clip or []
+        self.drawing.ops.append((raster.POP, index))
+
+    # ------------------------------------------------------------------ shapes
+    def shape(self, element: etree._Element, state: _State) -> None:
+        try:
+            commands = shape_commands(element, state.viewport)
+        except (ValueError, TypeError, IndexError, OverflowError) as error:
+            self.drawing.warn(f"<{local(element)}{_called(element)}> is damaged: {error}")
+            return _drop(element)
+        if not commands or state.style["visibility"] in ("hidden", "collapse"):
+            return _drop(element)
+        box = bounds(commands)
+        clip = self.clip_of(element, state, box)
+        fill = self.paint_of(state, "fill", box)
+        line = self.paint_of(state, "stroke", box)
+        stroke = _stroke(state)
+        if stroke.width <= 0:
+            line = None
+        self.draw_parts(element, state, commands, clip, fill, line, stroke)
+
+    def draw_parts(
+        self,
+        element: etree._Element,
+        state: _State,
+        commands: list[Any],
+        clip: list[tuple[int, int]] | None,
+        fill: tuple[int, float, str] | None,
+        line: tuple[int, float, str] | None,
+        stroke: Stroke,
+    ) -> None:
+        """Fill and stroke as one path each; a stroke alone takes the element's own place."""
+        if fill is None and line is None:
+            return _drop(element)
+        rule = raster.EVENODD if state.style["fill-rule"] == "evenodd" else raster.NONZERO
+        opacity, group = ratio(element.get("opacity")), None
+        holder = element
+        if (fill and line and opacity < 1) or clip is not None:
+            if fill and line:  # both under one opacity or clip
+                holder = _wrapped(element)
+            group = self.open_group(holder, state, clip)
+            opacity = 1.0
+        else:
+            element.attrib.pop("opacity", None)
+        forget_geometry(element)
+        element.tag = SVG + "path"
+        target = element
+        if fill is not None:
+            outline = from_commands(commands).mapped(state.ctm)
+            self.add(target, outline, rule, fill, opacity)
+        if line is not None:
+            if fill is not None:
+                target = self.beside(element, state)
+            outline = stroke_outline(commands, stroke).mapped(state.ctm)
+            self.add(target, outline, raster.NONZERO, line, opacity)
+        self.close_group(group)
+
+    def beside(self, element: etree._Element, state: _State) -> etree._Element:
+        """A new path for a stroke, after its fill."""
+        target = etree.Element(SVG + "path")
+        if element.get("id"):
+            name = f"{element.get('id')}-stroke"
+            target.set("id", name if name not in self.taken else fresh_id(name, self.taken))
+            self.taken.add(target.get("id", ""))
+        if element.get("class"):
+            target.set("class", element.get("class", ""))
+        parent = element.getparent()
+        assert parent is not None
+        parent.insert(parent.index(element) + 1, target)
+        return target
+
+    def add(
+        self,
+        element: etree._Element,
+        outline: Outline,
+        rule: int,
+        paint: tuple[int, float, str],
+        opacity: float,
+    ) -> None:
+        index, alpha, written = paint
+        for name in list(element.attrib):
+            if str(name).startswith("stroke") or name in ("fill-opacity", "fill-rule"):
+                del element.attrib[name]
+        element.set("stroke", "none")
+        element.set("fill", written)
+        if rule == raster.EVENODD:
+            element.set("fill-rule", "evenodd")
+        else:
+            element.set("fill-rule", "nonzero")
+        self.emit(element, outline, rule, index, alpha * opacity)
+        self.drawing.ops.append((raster.DRAW, len(self.drawing.shapes) - 1))
+
+    def emit(
+        self, element: etree._Element, outline: Outline, rule: int, paint: int, opacity: float
+    ) -> None:
+        self.drawing.shapes.append(Shape(element, outline, self.count, rule, paint, opacity))
+        self.count += len(outline.points)
+
+    # ------------------------------------------------------------------ paints
+    def paint_of(
+        self, state: _State, key: str, box: tuple[float, float, float, float] | None
+    ) -> tuple[int, float, str] | None:
+        """(paint, alpha, how it is written) of a shape's fill or stroke; None for nothing."""
+        text, alpha = state.style[key].strip(), ratio(state.style[f"{key}-opacity"])
+        match = re.match(r"url\(\s*['\"]?#([^'\")]+)['\"]?\s*\)\s*(.*)", text)
+        rgba: Any = None
+        if match is not None:
+            element = self.original.get(match[1])
+            if element is not None and local(element).endswith("Gradient"):
+                found = paints.read_gradient(element, self.original, state.viewport, state.ctm, box)
+                if isinstance(found, paints.Gradient):
+                    index = self.gradient(match[1], found)
+                    return index, alpha, f"url(#{self.drawing.paints[index].element.get('id')})"  # type: ignore[union-attr]
+                rgba = found
+            else:
+                if element is not None:
+                    self.drawing.warn(f"{local(element)}s are not painted")
+                text = match[2].strip() or "none"
+        if rgba is None:
+            rgba = None if text == "none" else color(text, state.style["color"])
+        if rgba is None or alpha * rgba[3] <= 0:
+            return None
+        self.drawing.paints.append(Paint(rgb=rgba[:3]))
+        return len(self.drawing.paints) - 1, alpha * rgba[3], hex_color(rgba[:3])
+
+    def gradient(self, name: str, found: paints.Gradient) -> int:
+        """The paint of a gradient; one for all that use it alike."""
+        key = (name, tuple(np.round(found.matrix.ravel(), 6)), tuple(np.round(found.data, 6)))
+        if key not in self.gradients:
+            element = self.own(name)
+            self.drawing.paints.append(Paint(gradient=found, element=element))
+            self.gradients[key] = len(self.drawing.paints) - 1
+        return self.gradients[key]
+
+    def own(self, name: str) -> etree._Element:
+        """The element of that id for its first use, a copy with an id of its own for others."""
+        element = self.ids[name]
+        if name not in self.used:
+            self.used.add(name)
+            return element
+        twin = copy.deepcopy(self.original[name])
+        twin.tail = None
+        for inner in twin.iter():
+            if inner.get("id"):
+                inner.set("id", fresh_id(inner.get("id", ""), self.taken))
+        parent = element.getparent()
+        assert parent is not None
+        parent.insert(parent.index(element) + 1, twin)
+        return twin
+
+    # ------------------------------------------------------------------ clips
+    def clip_of(
+        self,
+        element: etree._Element,
+        state: _State,
+        box: tuple[float, float, float, float] | None,
+    ) -> list[tuple[int, int]] | None:
+        """The operations that clip the present layer, None where nothing does."""
+        match = re.match(r"url\(\s*['\"]?#([^'\")]+)['\"]?\s*\)", element.get("clip-path", "none"))
+        target = self.original.get(match[1]) if match else None
+        if match is None or target is None or local(target) != "clipPath":
+            element.attrib.pop("clip-path", None)
+            return None
+        name, ctm = match[1], state.ctm
+        if name in self.clipping:
+            element.attrib.pop("clip-path", None)
+            return None
+        if target.get("clipPathUnits") == "objectBoundingBox":
+            box = box or self.group_box(element)
+            size = [[box[2] - box[0], 0.0, box[0]], [0.0, box[3] - box[1], box[1]]]
+            ctm = compose(ctm, np.array(size))
+        key = (name, tuple(np.round(ctm.ravel(), 6)))
+        if key not in self.clips:
+            self.clipping.append(name)
+            self.clips[key] = self.clip(name, replace_ctm(state, ctm))
+            self.clipping.pop()
+        written, ops = self.clips[key]
+        element.set("clip-path", f"url(#{written})")
+        return ops or None
+
+    def clip(self, name: str, state: _State) -> tuple[str, list[tuple[int, int]]]:
+        """The id that a clip path is written under, and its operations; none if all is within."""
+        element = self.own(name)
+        element.attrib.pop("clipPathUnits", None)
+        clean = _State(state.ctm, dict(_INHERITED), state.viewport).entered(element)
+        before, self.drawing.ops = self.drawing.ops, []
+        inner = self.clip_of(element, clean, None)
+        self.drawing.ops.append((raster.PUSH, 0))
+        for child in list(element):
+            self.clip_child(child, clean)
+        self.drawing.ops += inner or []
+        self.drawing.ops.append((raster.CLIP, 0))
+        ops, self.drawing.ops = self.drawing.ops, before
+        plain = inner is None and len(ops) == 3 and ops[1][0] == raster.DRAW
+        if plain and self.covers_all(self.drawing.shapes[ops[1][1]]):
+            ops = []
+        return element.get("id", ""), ops
+
+    def clip_child(self, element: etree._Element, state: _State) -> None:
+        if local(element) == "g":  # what `use` became
+            inner = state.entered(element)
+            for child in list(element):
+                self.clip_child(child, inner)
+            return _unwrap(element)
+        if local(element) not in SHAPES or element.get("display") == "none":
+            return _drop(element)
+        inner = state.entered(element)
+        try:
+            commands = shape_commands(element, state.viewport)
+        except (ValueError, TypeError, IndexError, OverflowError):
+            commands = []
+        if not commands or inner.style["visibility"] != "visible":
+            return _drop(element)
+        clip = self.clip_of(element, inner, bounds(commands))
+        group = self.open_group(etree.Element("g"), inner, clip)
+        rule = raster.EVENODD if inner.style["clip-rule"] == "evenodd" else raster.NONZERO
+        forget_geometry(element)
+        element.tag = SVG + "path"
+        element.set("clip-rule", "evenodd" if rule == raster.EVENODD else "nonzero")
+        self.drawing.paints.append(Paint(rgb=(1.0, 1.0, 1.0)))
+        outline = from_commands(commands).mapped(inner.ctm)
+        self.emit(element, outline, rule, len(self.drawing.paints) - 1, 1.0)
+        self.drawing.ops.append((raster.DRAW, len(self.drawing.shapes) - 1))
+        self.close_group(group)
+
+    def covers_all(self, shape: Shape) -> bool:
+        """Is this an upright rectangle around everything that is shown?"""
+        points, box = shape.outline.points, self.drawing.box
+        curves = [curve for contour, _ in shape.outline.contours for curve in contour]
+        if len(shape.outline.contours) != 1 or not 3 <= len(curves) <= 4:
+            return False
+        upright = all(len(c) == 2 and np.any(points[c[0]] == points[c[1]]) for c in curves)
+        low, high = points.min(0), points.max(0)
+        fits = (
+            self.drawing.aspect is None
+            and self.drawing.size[0] * box[3] == box[2] * (self.drawing.size[1])
+        )
+        return bool(
+            upright
+            and fits
+            and low[0] <= box[0]
+            and low[1] <= box[1]
+            and high[0] >= box[0] + box[2]
+            and high[1] >= box[1] + box[3]
+        )
+
+    def group_box(self, element: etree._Element) -> tuple[float, float, float, float]:
+        """The box of a group's shapes, in its own coordinates."""
+        low, high = np.full(2, np.inf), np.full(2, -np.inf)
+        for shape, matrix in _shapes_under(element):
+            try:
+                commands = shape_commands(shape, (100.0, 100.0))
+            except (ValueError, TypeError, IndexError, OverflowError):
+                continue
+            points = from_commands(commands).mapped(matrix).points
+            if len(points):
+                low, high = np.minimum(low, points.min(0)), np.maximum(high, points.max(0))
+        if not np.isfinite(low).all():
+            return 0.0, 0.0, 0.0, 0.0
+        return float(low[0]), float(low[1]), float(high[0]), float(high[1])
+
+
+def replace_ctm(state: _State, ctm: Matrix) -> _State:
+    return _State(ctm, state.style, state.viewport)
+
+
+def _shapes_under(
+    element: etree._Element, matrix: Matrix = IDENTITY
+) -> Iterator[tuple[etree._Element, Matrix]]:
+    for child in element:
+        if local(child) in _SILENT:
+            continue
+        inner = compose(matrix, transform(child.get("transform")))
+        if local(child) in SHAPES:
+            yield child, inner
+        yield from _shapes_under(child, inner)
+
+
+def _stroke(state: _State) -> Stroke:
+    style, whole = state.style, float(np.hypot(*state.viewport) / np.sqrt(2))
+    return Stroke(
+        width=length(style["stroke-width"], whole, 1.0),
+        cap=style["stroke-linecap"],
+        join=style["stroke-linejoin"],
+        miter_limit=length(style["stroke-miterlimit"], 1.0, 4.0),
+        dashes=tuple(
+            length(word, whole)
+            for word in re.split(r"[\s,]+", style["stroke-dasharray"].strip())
+            if word and word != "none"
+        ),
+        offset=length(style["stroke-dashoffset"], whole),
+    )
+
+
+def _is_shared(element: etree._Element) -> bool:
+    return local(element) in ("clipPath", "linearGradient", "radialGradient", "pattern")
+
+
+def _called(element: etree._Element) -> str:
+    return f" id={element.get('id')!r}" if element.get("id") else ""
+
+
+def _drop(element: etree._Element) -> None:
+    parent = element.getparent()
+    if parent is not None:
+        element.tail = None
+        parent.remove(element)
+
+
+def _unwrap(element: etree._Element) -> None:
+    """Puts an element's children in its place."""
+    parent = element.getparent()
+    assert parent is not None
+    at = parent.index(element)
+    for child in list(element):
+        parent.insert(at, child)
+        at += 1
+    _drop(element)
+
+
+def _wrapped(element: etree._Element) -> etree._Element:
+    """A new group around an element, with its opacity and its clip."""
+    group = etree.Element(SVG + "g")
+    parent = element.getparent()
+    assert parent is not None
+    parent.replace(element, group)
+    group.append(element)
+    for name in ("opacity", "clip-path"):
+        if element.get(name) is not None:
+            group.set(name, element.attrib.pop(name))
+    return group
+
+
+# --- writing -------------------------------------------------------------------------------------
+
+
+def hex_color(rgb: Any) -> str:
+    """#rrggbb of a colour in [0,1]."""
+    return "#" + "".join(f"{round(min(max(float(v), 0.0), 1.0) * 255):02x}" for v in rgb)
+
+
+def write_drawing(
+    drawing: Drawing,
+    points: np.ndarray,
+    data: np.ndarray,
+    stops: list[np.ndarray],
+    opacities: np.ndarray,
+    groups: np.ndarray,
+) -> bytes:
+    """The drawing as SVG with these numbers.
+
+    Args:
+        points: [N,2]; data: [P,6] of the paints; stops: [K,5] of each paint, empty for colours;
+        opacities: [S] of the shapes; groups: [G] of the groups.
+    """
+    root = drawing.root
+    for index, shape in enumerate(drawing.shapes):
+        shape.element.set("d", path_data(points[shape.points], shape.outline))
+        inside_clip = any(local(a) == "clipPath" for a in shape.element.iterancestors())
+        if inside_clip:
+            continue
+        if drawing.paints[shape.paint].rgb is not None:
+            shape.element.set("fill", hex_color(data[shape.paint, :3]))
+        _set_ratio(shape.element, "fill-opacity", opacities[index])
+    for (element, _), value in zip(drawing.groups, groups, strict=True):
+        if element is not None:
+            _set_ratio(element, "opacity", value)
+    for paint, numbers_, found in zip(drawing.paints, data, stops, strict=True):
+        if paint.gradient is not None:
+            _write_gradient(paint, numbers_, found)
+    etree.cleanup_namespaces(root)
+    return etree.tostring(root, encoding="utf-8", xml_declaration=True)
+
+
+def _set_ratio(element: etree._Element, name: str, value: float) -> None:
+    text = number(float(value))
+    if text == "1":
+        element.attrib.pop(name, None)
+    else:
+        element.set(name, text)
+
+
+def _write_gradient(paint: Paint, data: np.ndarray, stops: np.ndarray) -> None:
+    element, gradient = paint.element, paint.gradient
+    assert element is not None and gradient is not None
+    linear = gradient.kind == raster.LINEAR
+    names = ("x1", "y1", "x2", "y2") if linear else ("cx", "cy", "r", "fx", "fy", "fr")
+    for name in [n for n in element.attrib if str(n).endswith("href")]:
+        del element.attrib[name]
+    for name, value in zip(names, data, strict=False):
+        element.set(name, number(float(value)))
+    element.set("gradientUnits", "userSpaceOnUse")
+    spread = {raster.PAD: "pad", raster.REFLECT: "reflect", raster.REPEAT: "repeat"}
+    element.set("spreadMethod", spread[gradient.spread])
+    element.attrib.pop("gradientTransform", None)
+    if not np.array_equal(gradient.matrix, IDENTITY):
+        matrix = " ".join(number(float(v)) for v in gradient.matrix.T.ravel())
+        element.set("gradientTransform", f"matrix({matrix})")
+    for child in list(element):
+        element.remove(child)
+    for offset, red, green, blue, alpha in stops:
+        stop = etree.SubElement(element, SVG + "stop")
+        stop.set("offset", number(float(offset)))
+        stop.set("stop-color", hex_color((red, green, blue)))
+        _set_ratio(stop, "stop-opacity", alpha)
