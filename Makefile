@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 PROMPT ?= a photo of a man raising his arms
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test format bench bench-gpu icons fidelity table-toybox table-nerf-toybox toybox figure-demo figure-nerf figure-toy2d clean
+.PHONY: help install demo test format bench bench-gpu icons fidelity emoji table-toybox table-nerf-toybox toybox figure-demo figure-nerf figure-toy2d clean
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -40,6 +40,10 @@ bench: $(STAMP) ## speed: each script of benchmarks/ against its stated alternat
 bench-gpu: $(STAMP) ## speed and memory of a NeRF edit step at Stable Diffusion's size (needs CUDA)
 	$(BIN)/python benchmarks/gpu_edit_step.py
 
+ICONS = data.icons=outputs/data/icons data.folder=outputs/data/emoji64 \
+  'preview.prompts=[a cat face,a dog face,a red apple,a green apple,grinning face,a deciduous tree,a red heart,an automobile]' \
+  preview.columns=3
+
 icons: ## fetch the open icon sets (npm), for fidelity, for benchmarks and for training
 	npm install --no-save --no-audit --no-fund --prefix outputs/data/icons \
 	  @twemoji/svg@15.0.0 @iconify-json/noto@1.2.9 @iconify-json/fluent-emoji-flat@1.2.6 \
@@ -63,6 +67,12 @@ toybox: $(STAMP) ## render the toybox world and train its backbone (hours on a C
 	$(BIN)/pds pretrain out=outputs/pretrain/third 'stages=[probe,denoise]' init=outputs/toybox \
 	  data.folder=outputs/data/toybox64_around data.around=0.5 denoise.steps=5500 \
 	  denoise.warmup=100 denoise.high_noise_from=0
+
+emoji: icons $(STAMP) ## train the backbone of icons and their similarity model (hours on a CPU)
+	$(BIN)/pds pretrain out=outputs/pretrain/emoji into=outputs/emoji $(ICONS) 'stages=[denoise]' \
+	  denoise.steps=8000 denoise.lr=8e-4 denoise.high_noise=0.5 denoise.high_noise_from=0.1
+	$(BIN)/pds pretrain out=outputs/pretrain/emoji_decode into=outputs/emoji $(ICONS) \
+	  'stages=[decode,similarity]' similarity.steps=2500
 
 figure-demo: $(STAMP) ## the picture of the README: four edits with each loss
 	$(BIN)/python -m pds_cli.figures.demo

@@ -52,6 +52,7 @@ class EditConfig(CommonConfig):
     prompt: str = MISSING
     source: str | None = None
     negative: str = ""
+    suffix: str = ""
     guidance: float | None = None
     source_guidance: float | None = None
     steps: int | None = None
@@ -104,6 +105,8 @@ class PretrainDataConf:
 
     folder: str = MISSING
     toybox: bool = MISSING
+    icons: str | None = None
+    per_drawing: int = MISSING
     images: int = MISSING
     around: float = MISSING
     seed: int = MISSING
@@ -167,6 +170,7 @@ class PretrainConfig(CommonConfig):
     denoise: DenoiseConf = field(default_factory=DenoiseConf)
     decode: DecodeConf = field(default_factory=DecodeConf)
     probe: PretrainStageConf = field(default_factory=PretrainStageConf)
+    similarity: PretrainStageConf = field(default_factory=PretrainStageConf)
     preview: PreviewConf = field(default_factory=PreviewConf)
     checkpoint_every: int = 250
     render_every: int = 500
@@ -504,6 +508,7 @@ GROUP_SCHEMAS: dict[str, type] = {
     "scene/figurine2d": FigurineSceneConf,
     "scene/image": ImageSceneConf,
     "scene/svg": SVGSceneConf,
+    "scene/cat_icon": SVGSceneConf,
     "scene/toy2d": Toy2DSceneConf,
     "scene/blender": BlenderSceneConf,
     "scene/colmap": ColmapSceneConf,
@@ -520,6 +525,7 @@ GROUP_SCHEMAS: dict[str, type] = {
     "representation/points": PointsConf,
     "backbone/mixture": MixtureConf,
     "backbone/toybox": EmbeddedConf,
+    "backbone/emoji": EmbeddedConf,
     **dict.fromkeys(
         ("backbone/sd15", "backbone/sd21", "backbone/sdxl", "backbone/local"), StableDiffusionConf
     ),
@@ -558,6 +564,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
             "eval_every",
             "frames",
             "components",
+            "per_drawing",
         ],
         (lambda x: x >= 1, "a whole number of at least 1"),
     ),

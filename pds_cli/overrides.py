@@ -26,6 +26,7 @@ FREE_TEXT = frozenset(
         "prompt",
         "source",
         "negative",
+        "suffix",
         "source_prompt",
         "path",
         "model",

@@ -19,12 +19,12 @@ from pds_cli.errors import UserError
 from pds_cli.instantiate import check_target, escape_text, instantiate, resolve_config
 from pds_cli.overrides import FREE_TEXT, quote_free_text
 
-# Benchmarks hold whole configs of other groups, so theirs are open.
+# Benchmarks and experiments hold configs of other groups.
 OPTIONS = [
     f"{group}/{option}"
     for group, options in catalogue().items()
     for option in options
-    if group != "benchmark"
+    if group not in ("benchmark", "experiment")
 ]
 # Letters that mean something to a shell, to Hydra or to OmegaConf, and some that do not.
 TEXT = st.text(
@@ -65,6 +65,18 @@ def test_each_shipped_option_is_typed_and_fits_its_constructor(option: str) -> N
         return
     keys = {key for key in node if not key.startswith("_")}
     assert keys <= set(signature.parameters), f"{node._target_} takes {list(signature.parameters)}"
+
+
+@pytest.mark.parametrize("experiment", sorted(catalogue()["experiment"]))
+def test_each_experiment_composes_and_says_what_it_is(experiment: str) -> None:
+    assert 10 < len(describe(conf_dir() / f"experiment/{experiment}.yaml")) < 120
+    cfg = composed(f"experiment={experiment}", "prompt=a dog", "steps=7")
+    validate("edit", cfg)
+    assert cfg.steps == 7, "the command line has the last word"
+    if experiment.startswith("svg"):
+        assert (cfg.lr, cfg.guidance, cfg.loss.timesteps) == (0.02, 100.0, [0.1, 0.98])
+        assert cfg.representation.point_lr * cfg.lr == pytest.approx(0.8)
+        assert cfg.representation.color_lr * cfg.lr == pytest.approx(0.01)
 
 
 @pytest.mark.parametrize("verb", VERB_SCHEMAS)

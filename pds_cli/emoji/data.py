@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import colorsys
 import json
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from PIL import Image
 
 from pds_cli.emoji.icons import SETS, Icon, load_icons
 from pds_cli.files import atomic_path, write_text
+from pds_cli.progress import Progress
 from pds_cli.representations.svg.drawing import parse_drawing
 from pds_cli.representations.svg.rasterise import Numbers, Program, compiled, rasterise
 from pds_cli.representations.svg.values import Matrix, compose
@@ -87,13 +88,11 @@ def make_dataset(
     per_drawing: int,
     size: int = 64,
     seed: int = 0,
-    on_image: Callable[[int], None] | None = None,
 ) -> Path:
     """Draws every icon of every set `per_drawing` times, a little differently each time.
 
     Args:
         icons: the folder of `load_icons`.
-        on_image: called with the number of pictures done, for a progress bar.
 
     Returns:
         The path of `captions.jsonl`, which is written last.
@@ -109,24 +108,35 @@ def make_dataset(
             if sum(1 for _ in lines) == total:
                 return index_file
     records: list[dict[str, Any]] = []
-    for icon in found:
-        for name in SETS:
-            drawing = parse_drawing(icon.svgs[name].encode(), f"{name}/{icon.code}")
-            program, numbers = compiled(drawing)
-            parts = (drawing, program, numbers.to(torch.float32))
-            for _ in range(per_drawing):
-                i = len(records)
-                rng = np.random.default_rng((seed, i))
-                image, background = draw_icon(parts, rng, size)
-                path = folder / f"images/{i // 1000:03d}/{i:06d}.png"
-                with atomic_path(path) as temporary:
-                    Image.fromarray(image).save(temporary, "PNG")
-                texts = captions(icon, background)
-                records.append({"file": str(path.relative_to(folder)), "captions": texts,
-                                "icon": icon.code, "set": name})  # fmt: skip
-                if on_image is not None:
-                    on_image(i + 1)
+    with Progress("drawing icons", total) as progress:
+        for icon in found:
+            for name in SETS:
+                for record in _drawn(folder, icon, name, per_drawing, size, (seed, len(records))):
+                    records.append(record)
+                    progress.update(len(records))
     # The last ones are held out of training: all icons and sets have to be among them.
     order = np.random.default_rng(seed).permutation(len(records))
     listed = [json.dumps(records[i], ensure_ascii=False) for i in order]
     return write_text(index_file, "\n".join(listed) + "\n")
+
+
+def _drawn(
+    folder: Path, icon: Icon, name: str, count: int, size: int, first: tuple[int, int]
+) -> Iterator[dict[str, Any]]:
+    """Draws one icon of one set some times; `first` is the seed and the first one's number."""
+    drawing = parse_drawing(icon.svgs[name].encode(), f"{name}/{icon.code}")
+    program, numbers = compiled(drawing)
+    parts = (drawing, program, numbers.to(torch.float32))
+    seed, begin = first
+    for i in range(begin, begin + count):
+        image, background = draw_icon(parts, np.random.default_rng((seed, i)), size)
+        path = folder / f"images/{i // 1000:03d}/{i:06d}.png"
+        with atomic_path(path) as temporary:
+            Image.fromarray(image).save(temporary, "PNG")
+        yield {
+            "file": str(path.relative_to(folder)),
+            "captions": captions(icon, background),
+            "icon": icon.code,
+            "name": icon.name,
+            "set": name,
+        }

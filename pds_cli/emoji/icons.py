@@ -20,122 +20,27 @@ PACKAGES = {
 }
 SETS = ("twemoji", "noto", "fluent")
 # Unicode's subgroups of which all icons are taken, and single ones of others.
-SUBGROUPS = tuple(
-    [
-        "face-smiling",
-        "face-affection",
-        "face-tongue",
-        "face-hat",
-        "face-glasses",
-        "face-costume",
-        "cat-face",
-        "heart",
-        "animal-mammal",
-        "animal-bird",
-        "animal-amphibian",
-        "animal-reptile",
-        "animal-marine",
-        "animal-bug",
-        "plant-flower",
-        "plant-other",
-        "food-fruit",
-        "food-vegetable",
-        "food-sweet",
-        "drink",
-        "sky-weather",
-    ]
+_SUBGROUPS = (
+    "face-smiling face-affection face-tongue face-hat face-glasses face-costume "
+    "cat-face heart animal-mammal animal-bird animal-amphibian animal-reptile "
+    "animal-marine animal-bug plant-flower plant-other food-fruit food-vegetable "
+    "food-sweet drink sky-weather"
 )
-NAMES = tuple(
-    [
-        "monkey face",
-        "thinking face",
-        "neutral face",
-        "sleeping face",
-        "crying face",
-        "angry face",
-        "frowning face",
-        "astonished face",
-        "bread",
-        "croissant",
-        "pretzel",
-        "pancakes",
-        "cheese wedge",
-        "hamburger",
-        "french fries",
-        "pizza",
-        "hot dog",
-        "taco",
-        "egg",
-        "popcorn",
-        "sushi",
-        "house",
-        "castle",
-        "school",
-        "hospital",
-        "locomotive",
-        "train",
-        "bus",
-        "ambulance",
-        "fire engine",
-        "police car",
-        "taxi",
-        "automobile",
-        "pickup truck",
-        "delivery truck",
-        "tractor",
-        "racing car",
-        "motorcycle",
-        "bicycle",
-        "stop sign",
-        "anchor",
-        "sailboat",
-        "ship",
-        "airplane",
-        "helicopter",
-        "rocket",
-        "flying saucer",
-        "jack-o-lantern",
-        "christmas tree",
-        "balloon",
-        "wrapped gift",
-        "ribbon",
-        "soccer ball",
-        "baseball",
-        "basketball",
-        "volleyball",
-        "american football",
-        "glasses",
-        "sunglasses",
-        "necktie",
-        "t-shirt",
-        "jeans",
-        "dress",
-        "crown",
-        "top hat",
-        "graduation cap",
-        "ring",
-        "gem stone",
-        "trumpet",
-        "guitar",
-        "violin",
-        "drum",
-        "television",
-        "camera",
-        "candle",
-        "light bulb",
-        "locked",
-        "key",
-        "hammer",
-        "bomb",
-        "shield",
-        "magnet",
-        "door",
-        "window",
-        "bed",
-        "chair",
-        "shopping cart",
-    ]
+SUBGROUPS = tuple(_SUBGROUPS.split())
+_NAMES = (
+    "monkey face; thinking face; neutral face; sleeping face; crying face; angry face; "
+    "frowning face; astonished face; bread; croissant; pretzel; pancakes; cheese wedge; "
+    "hamburger; french fries; pizza; hot dog; taco; egg; popcorn; sushi; house; castle; "
+    "school; hospital; locomotive; train; bus; ambulance; fire engine; police car; "
+    "taxi; automobile; pickup truck; delivery truck; tractor; racing car; motorcycle; "
+    "bicycle; stop sign; anchor; sailboat; ship; airplane; helicopter; rocket; flying "
+    "saucer; jack-o-lantern; christmas tree; balloon; wrapped gift; ribbon; soccer "
+    "ball; baseball; basketball; volleyball; american football; glasses; sunglasses; "
+    "necktie; t-shirt; jeans; dress; crown; top hat; graduation cap; ring; gem stone; "
+    "trumpet; guitar; violin; drum; television; camera; candle; light bulb; locked; "
+    "key; hammer; bomb; shield; magnet; door; window; bed; chair; shopping cart"
 )
+NAMES = tuple(_NAMES.split("; "))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What `pds pretrain` minimises: denoising with text, decoding, and attribute classification."""
+"""What `pds pretrain` minimises: denoising with text, decoding, classification, and matching."""
 
 from __future__ import annotations
 
@@ -248,6 +248,56 @@ class ClassificationObjective(_ModuleObjective):
             if bool((labels[:, a] >= 0).any())
         ]
         return torch.stack(losses).sum(), {}
+
+    def finish(self) -> None:
+        super().finish()
+        self.module.eval()
+
+
+class ContrastiveObjective(_ModuleObjective):
+    """Matching pictures and captions within a batch.
+
+    Loss: the mean of the cross-entropies of captions given pictures and of pictures given
+    captions (CLIP, arXiv 2103.00020, figure 3), where all pairs with the same label are right,
+    with equal weight.
+
+    Args:
+        model: with `encode_images`, `encode_texts` (unit vectors [B,D]) and `scale`.
+        labels: int64 [N], what each picture shows.
+        augment: called with images [B,3,S,S] in [−1,1] and the step's generator.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        data: CaptionedImages,
+        labels: Tensor,
+        *,
+        augment: Callable[[Tensor, torch.Generator], Tensor],
+        batch_size: int = 128,
+        decay: float = 0.998,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__(model, decay)
+        self.model, self.data, self.labels, self.augment = model, data, labels, augment
+        self.batch_size, self.device = batch_size, torch.device(device)
+
+    def begin(self) -> None:
+        self.module.train()
+
+    def loss(
+        self, step: int, progress: float, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, float]]:
+        index = _draw(len(self.data), self.batch_size, generator)
+        images = self.augment(self.data.batch(index), generator).to(self.device)
+        pictures = self.model.encode_images(images)
+        texts = self.model.encode_texts(self.data.draw_captions(index, generator))
+        logits = self.model.scale.exp().clamp(max=100) * pictures @ texts.T
+        label = self.labels[index].to(self.device)
+        right = (label[:, None] == label[None]).float()
+        right = right / right.sum(1, keepdim=True)
+        loss = F.cross_entropy(logits, right) + F.cross_entropy(logits.T, right)
+        return loss / 2, {}
 
     def finish(self) -> None:
         super().finish()

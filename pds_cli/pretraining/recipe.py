@@ -1,8 +1,8 @@
 """The recipe behind `pds pretrain`: data → stages → a backbone folder with a sample sheet.
 
-Stages: `probe` (attribute classifier, toybox only), `decode` (the autoencoder's decoder) and
-`denoise` (UNet and text encoder). Each is independent of the others, so they may also be run one
-by one into the same backbone folder.
+Stages: `probe` (attribute classifier, toybox only), `decode` (the autoencoder's decoder),
+`denoise` (UNet and text encoder) and `similarity` (of pictures and captions, icons only). Each
+is independent of the others, so they may also be run one by one into the same backbone folder.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from pds_cli.pretraining.components import (
 from pds_cli.pretraining.dataset import CaptionedImages, load_captioned_images
 from pds_cli.pretraining.objectives import (
     ClassificationObjective,
+    ContrastiveObjective,
     DecodingObjective,
     DenoisingObjective,
 )
@@ -37,14 +38,18 @@ from pds_cli.runs.settings import fingerprint
 from pds_cli.sampling import ddim, latent_shape, noise
 from pds_cli.trainer import Objective, Stage, Trainer
 
-STAGES = ("probe", "decode", "denoise")
+STAGES = ("probe", "decode", "denoise", "similarity")
 HELD_OUT = 1000
 
 
 def prepare_data(cfg: DictConfig) -> CaptionedImages:
     """Loads the captioned folder, rendering the toybox's first where that is asked for."""
     folder, data = Path(cfg.data.folder), cfg.data
-    if data.toybox:
+    if data.icons:
+        from pds_cli.emoji.data import make_dataset as draw_icons
+
+        draw_icons(folder, data.icons, data.per_drawing, cfg.size, data.seed)
+    elif data.toybox:
         from pds_cli.toybox.data import make_dataset
 
         with Progress("rendering", data.images) as progress:
@@ -82,6 +87,7 @@ class Recipe:
         for module in modules:
             module.to(self.device)
         self.probe: Any = None
+        self.similarity: Any = None
 
     def _fit_latents(self, whiten: float) -> None:
         """Sets the encoder from a fixed sample, so that every run from nothing gets the same."""
@@ -94,6 +100,7 @@ class Recipe:
             "probe": self._probe,
             "decode": self._decode,
             "denoise": self._denoise,
+            "similarity": self._similarity,
         }
         return [self._stage(name, build[name]()) for name in self.cfg.stages]
 
@@ -157,6 +164,23 @@ class Recipe:
             device=self.device,
         )
 
+    def _similarity(self) -> Objective:
+        from pds_cli.emoji.similarity import IconSimilarity, icon_labels
+        from pds_cli.toybox.probe import augment
+
+        options = self.cfg.similarity
+        captions = (c for texts in [*self.train.captions, *self.held_out.captions] for c in texts)
+        self.similarity = IconSimilarity.reading(captions).to(self.device)
+        return ContrastiveObjective(
+            self.similarity,
+            self.train,
+            icon_labels(self.train.records),
+            augment=augment,
+            batch_size=options.batch_size,
+            decay=options.decay,
+            device=self.device,
+        )
+
     @torch.no_grad()
     def preview(self) -> dict[str, Tensor]:
         """A sheet of samples [3,H,W] for the configuration's preview prompts."""
@@ -189,6 +213,12 @@ class Recipe:
             from pds_cli.toybox.probe import save_probe
 
             save_probe(self.probe, folder / "probe.safetensors")
+        if self.similarity is not None:
+            from pds_cli.emoji.similarity import retrieval, save_similarity
+
+            save_similarity(self.similarity, folder / "similarity.safetensors")
+            if len(self.held_out):
+                scores["retrieval"] = retrieval(self.similarity, self.held_out)
         return scores
 
     def _with_former(self, folder: Path) -> Components:

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +17,7 @@ from pds_cli.metrics.consistency import consistency
 from pds_cli.path_rendering import load_result, render_path
 from pds_cli.progress import Progress
 from pds_cli.runs.folder import RunFolder
+from pds_cli.runs.jobs import edit_job
 from pds_cli.runs.sheets import contact_sheet, save_image
 from pds_cli.scenes.toybox import orbit
 from pds_cli.toybox.benchmark import Case, all_cases
@@ -40,7 +36,6 @@ TITLES = {
     "seconds": "s",
     "memory_mb": "peak MB",
 }
-JOB_FILE = "job.json"
 
 
 class NerfEditBenchmark:
@@ -102,7 +97,7 @@ class NerfEditBenchmark:
                     shown[name].append(images)
                 for name, words in self.methods.items():
                     folder = RunFolder(run.path / case.kind.replace(" ", "_") / name)
-                    cost = _job(self._words(case, words), folder)
+                    cost = edit_job(self._words(case, words), folder)
                     images, alike = self._look(folder.path)
                     rows[name].append({**_likeness(case, images, truth, probe), **alike, **cost})
                     shown[name].append(images)
@@ -153,48 +148,6 @@ def _likeness(case: Case, images: Tensor, truth: Tensor, probe: Probe) -> dict[s
         "lpips_truth": float(lpips(images, truth).mean()),
         "psnr_truth": float(psnr(images, truth).mean()),
     }
-
-
-def _job(words: Sequence[str], run: RunFolder) -> dict[str, float]:
-    """Runs `pds edit` in a process of its own, unless it was; returns its seconds and memory."""
-    facts, summary = _read(run.path / JOB_FILE), _read(run.path / "summary.json")
-    same = facts.get("words") == list(words)
-    memory = float(facts.get("memory_mb", 0.0)) if same else 0.0
-    if not (same and summary.get("status") == "done"):
-        goes_on = same and run.checkpoint.is_file()
-        run.write_json(JOB_FILE, {"words": list(words), "memory_mb": memory})
-        start = [f"resume={run.path}"] if goes_on else [*words, f"out={run.path}"]
-        memory = max(memory, _run(start, run.path))
-        run.write_json(JOB_FILE, {"words": list(words), "memory_mb": memory})
-        summary = _read(run.path / "summary.json")
-    return {"seconds": float(summary.get("seconds", 0.0)), "memory_mb": memory}
-
-
-def _run(words: Sequence[str], folder: Path) -> float:
-    """Runs `pds edit` with these words; returns the peak of its memory in MB."""
-    log = folder / "edit.log"
-    with log.open("w", encoding="utf-8") as output:
-        command = [sys.executable, "-m", "pds_cli", "edit", *words]
-        child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
-        try:
-            _, status, usage = os.wait4(child.pid, 0)
-        except KeyboardInterrupt:
-            child.wait()  # it was interrupted too, and writes its checkpoint
-            raise
-    child.returncode = status
-    if os.WIFSIGNALED(status):
-        raise UserError(f"pds edit {' '.join(words)} was stopped by signal {os.WTERMSIG(status)}")
-    if status:
-        last = log.read_text(encoding="utf-8", errors="replace").strip().split("\n")[-1]
-        raise UserError(f"pds edit {' '.join(words)} failed; {log} ends with: {last}")
-    return usage.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return {}
 
 
 def markdown(rows: Mapping[str, Sequence[Mapping[str, float]]], kinds: Sequence[str]) -> str:

@@ -117,7 +117,7 @@ def _edit(cfg: DictConfig, run: RunFolder, resume: bool) -> Path:
     allow = list(cfg.allow_modules)
     scene = instantiate(cfg.scene, allow_modules=allow)
     backbone = instantiate(cfg.backbone, allow_modules=allow)
-    warn_unknown_words(backbone, cfg.prompt, scene.source_prompt)
+    warn_unknown_words(backbone, cfg.prompt, scene.source_prompt, cfg.suffix)
     representation = instantiate(cfg.representation, scene, backbone, allow_modules=allow)
     if not resume:
         facts = environment(str(backbone.device), cfg.seed)
@@ -193,7 +193,8 @@ def _trainer(
     from pds_cli.trainer import EarlyStop, Stage, Trainer, configured_optimizer
 
     allow = list(cfg.allow_modules)
-    texts = [backbone.encode_prompt([p], cfg.negative) for p in (cfg.prompt, scene.source_prompt)]
+    prompts = [text + cfg.suffix for text in (cfg.prompt, scene.source_prompt)]
+    texts = [backbone.encode_prompt([prompt], cfg.negative) for prompt in prompts]
     objective = EditObjective(
         scene,
         representation,

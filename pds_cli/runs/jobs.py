@@ -1,0 +1,71 @@
+"""Edits as jobs of a benchmark: each is a `pds edit` of its own, as a user would run it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pds_cli.errors import UserError
+from pds_cli.runs.folder import RunFolder
+
+JOB_FILE = "job.json"
+
+
+def edit_job(words: Sequence[str], run: RunFolder) -> dict[str, float]:
+    """Runs `pds edit` in a process of its own, unless it was.
+
+    A job that is done already in the same folder, with the same words, is not run again; one that
+    was interrupted goes on.
+
+    Args:
+        words: of the command line, without `out=`.
+
+    Returns:
+        `seconds` of training and `memory_mb`, the most that the process held.
+
+    Raises:
+        UserError: the job failed, or was killed.
+    """
+    facts, summary = _read(run.path / JOB_FILE), _read(run.path / "summary.json")
+    same = facts.get("words") == list(words)
+    memory = float(facts.get("memory_mb", 0.0)) if same else 0.0
+    if not (same and summary.get("status") == "done"):
+        goes_on = same and run.checkpoint.is_file()
+        run.write_json(JOB_FILE, {"words": list(words), "memory_mb": memory})
+        start = [f"resume={run.path}"] if goes_on else [*words, f"out={run.path}"]
+        memory = max(memory, _run(start, run.path))
+        run.write_json(JOB_FILE, {"words": list(words), "memory_mb": memory})
+        summary = _read(run.path / "summary.json")
+    return {"seconds": float(summary.get("seconds", 0.0)), "memory_mb": memory}
+
+
+def _run(words: Sequence[str], folder: Path) -> float:
+    """Runs `pds edit` with these words; returns the peak of its memory in MB."""
+    log = folder / "edit.log"
+    with log.open("w", encoding="utf-8") as output:
+        command = [sys.executable, "-m", "pds_cli", "edit", *words]
+        child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            _, status, usage = os.wait4(child.pid, 0)
+        except KeyboardInterrupt:
+            child.wait()  # it was interrupted too, and writes its checkpoint
+            raise
+    child.returncode = status
+    if os.WIFSIGNALED(status):
+        raise UserError(f"pds edit {' '.join(words)} was stopped by signal {os.WTERMSIG(status)}")
+    if status:
+        last = log.read_text(encoding="utf-8", errors="replace").strip().split("\n")[-1]
+        raise UserError(f"pds edit {' '.join(words)} failed; {log} ends with: {last}")
+    return usage.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}
