@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import random
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from PIL import Image
 
 from pds_cli.errors import UserError
 from pds_cli.representations.svg.drawing import Drawing, parse_drawing, read_drawing
-from pds_cli.representations.svg.rasterise import compiled, rasterise
+from pds_cli.representations.svg.rasterise import Numbers, compiled, rasterise
 from pds_cli.representations.svg.representation import SVG
 from pds_cli.scenes.svg import SAMPLES, SVGScene
 
@@ -259,6 +260,71 @@ def test_circles_and_nonsense_are_drawn_without_what_makes_no_sense(body: str) -
     picture = by_pds(drawing, 20, 20)
     assert np.isfinite(picture).all()
     assert drawing.shapes[-1].element.get("d") is None  # written with `write_drawing` only
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '<g id="u0"><path d="M0 0H1V1Z"/></g>'
+        + "".join(f'<g id="u{i}"><g><g><use href="#u{i - 1}"/></g></g></g>' for i in range(1, 140)),
+        "".join(
+            f'<clipPath id="c{i}" clip-path="url(#c{i - 1})"><path d="M0 0H9V9Z"/></clipPath>'
+            for i in range(2000)
+        )
+        + '<path d="M0 0H9V9Z" clip-path="url(#c1999)"/>',
+    ],
+)
+def test_what_is_nested_too_deep_is_refused(body: str) -> None:
+    with pytest.raises(UserError, match="too deep"):
+        parse_drawing(page(body).encode())
+
+
+def test_long_paths_are_drawn_or_named() -> None:
+    line = "".join(f"l{i % 9 - 4} {i % 11 - 5}" for i in range(20_000))
+    drawing = parse_drawing(page(f'<path fill="none" stroke="red" d="M9 9{line}"/>').encode())
+    assert len(drawing.shapes) == 1 and not drawing.warnings
+    drawing = parse_drawing(page(f'<path id="x" d="M9 9{line * 40}"/>').encode())
+    assert not drawing.shapes and "'x'" in drawing.warnings[0]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_damaged_files_are_drawn_or_refused(seed: int) -> None:
+    """Numbers and words of good files, replaced at random: nothing is infinite, nothing crashes."""
+    rng = random.Random(seed)
+    odd = [
+        "nan",
+        "1e999",
+        "-1",
+        "0",
+        "1e-30",
+        "url(#a)",
+        "#",
+        "inherit",
+        "none",
+        "%",
+        "999999999",
+        "1e38",
+        "M",
+        "z",
+        "A",
+        "<",
+        ">",
+        "-0.0",
+    ]
+    for body in rng.sample(sorted(FEATURES.values()), 8):
+        words = re.findall(r"[-\d.]+|[a-zA-Z]+|.", page(body))
+        for _ in range(rng.randint(1, 4)):
+            words[rng.randrange(len(words))] = rng.choice([*odd, rng.choice(words), ""])
+        try:
+            drawing = parse_drawing("".join(words).encode())
+        except UserError:
+            continue
+        program, numbers = compiled(drawing)
+        free = [v.to(torch.float32).requires_grad_() for v in vars(numbers).values()]
+        image = rasterise(program, Numbers(*free), drawing.placed(32, 32), 32, 32)
+        image.sum().backward()
+        assert bool(torch.isfinite(image).all())
+        assert all(v.grad is None or bool(torch.isfinite(v.grad).all()) for v in free)
 
 
 def test_no_file_is_read_and_nothing_is_fetched(

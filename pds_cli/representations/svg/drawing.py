@@ -38,8 +38,10 @@ from pds_cli.representations.svg.outline import (
 from pds_cli.representations.svg.values import (
     IDENTITY,
     Matrix,
+    apply,
     color,
     compose,
+    inverse,
     length,
     number,
     ratio,
@@ -78,6 +80,8 @@ _SILENT = frozenset(
 )
 _IGNORED = {"filter": "filters", "mask": "masks", "mix-blend-mode": "blend modes"}
 _MARKERS = ("marker-start", "marker-mid", "marker-end")
+# What picosvg raises on path data that make no sense.
+_DAMAGED = (ValueError, TypeError, IndexError, ArithmeticError)
 # Numbers are written with three decimals: a smaller drawing's units are made smaller.
 _LEAST_SIZE = 32.0
 
@@ -186,8 +190,13 @@ def _read(root: etree._Element, path: str) -> Drawing:
     k = max(1.0, 10.0 ** math.ceil(math.log10(_LEAST_SIZE / max(box[2], box[3]))))
     scaled = (box[0] * k, box[1] * k, box[2] * k, box[3] * k)
     drawing = Drawing(root, scaled, (width, height), root.get("preserveAspectRatio"))
+    if inverse(drawing.placed(100, 100)) is None:
+        raise UserError(f"{path}: its size and its viewBox do not make a picture")
     root.set("viewBox", " ".join(number(v) for v in scaled))
-    _Walk(drawing).run(k)
+    try:
+        _Walk(drawing).run(k)
+    except RecursionError as error:
+        raise UserError(f"{path} is nested too deep: simplify the drawing") from error
     return drawing
 
 
@@ -340,7 +349,8 @@ class _Walk:
     def shape(self, element: etree._Element, state: _State) -> None:
         try:
             commands = shape_commands(element, state.viewport)
-        except (ValueError, TypeError, IndexError, OverflowError) as error:
+            _check_reach(commands, state.ctm)
+        except _DAMAGED as error:
             self.drawing.warn(f"<{local(element)}{_called(element)}> is damaged: {error}")
             return _drop(element)
         if not commands or state.style["visibility"] in ("hidden", "collapse"):
@@ -542,7 +552,8 @@ class _Walk:
         inner = state.entered(element)
         try:
             commands = shape_commands(element, state.viewport)
-        except (ValueError, TypeError, IndexError, OverflowError):
+            _check_reach(commands, inner.ctm)
+        except _DAMAGED:
             commands = []
         if not commands or inner.style["visibility"] != "visible":
             return _drop(element)
@@ -585,7 +596,7 @@ class _Walk:
         for shape, matrix in _shapes_under(element):
             try:
                 commands = shape_commands(shape, (100.0, 100.0))
-            except (ValueError, TypeError, IndexError, OverflowError):
+            except _DAMAGED:
                 continue
             points = from_commands(commands).mapped(matrix).points
             if len(points):
@@ -593,6 +604,13 @@ class _Walk:
         if not np.isfinite(low).all():
             return 0.0, 0.0, 0.0, 0.0
         return float(low[0]), float(low[1]), float(high[0]), float(high[1])
+
+
+def _check_reach(commands: list[Any], ctm: Matrix) -> None:
+    """ValueError where a map throws a shape so far that its numbers lose their meaning."""
+    ends = np.array([args[-2:] for _, args in commands if args], dtype=np.float64).reshape(-1, 2)
+    if len(ends) and not np.abs(apply(ctm, ends)).max() < 1e12:
+        raise ValueError("its transform makes it too large")
 
 
 def replace_ctm(state: _State, ctm: Matrix) -> _State:

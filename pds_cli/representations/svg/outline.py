@@ -40,6 +40,10 @@ _GEOMETRY = [
 # Skia's stroker is as fine as its units: outlines are made at about this size.
 _STROKER_SIZE = 4096.0
 _MOST_DASHES = 5000
+_LARGEST = 1e9
+_LONGEST = 2_000_000
+# Outlines of longer strokes are left as they are where they cross themselves.
+_LONG_STROKE = 500
 
 Command = tuple[str, tuple[float, ...]]
 
@@ -134,43 +138,79 @@ def shape_commands(element: etree._Element, viewport: tuple[float, float]) -> li
     """A shape element as absolute M, L, Q, C and Z, in its own coordinates.
 
     Raises:
-        ValueError: damaged path data, a negative radius or a number that is none.
+        ValueError: damaged or too long path data, or numbers beyond `_LARGEST`.
     """
-    path = _as_path(element, viewport)
-    if path is None:
-        return []
-    path.explicit_lines(inplace=True)
-    path.absolute(inplace=True)
-    path.update_path(_without_shorthand(iter(path)), inplace=True)
-    path.arcs_to_cubics(inplace=True)
-    found = [(command, tuple(float(a) for a in args)) for command, args in path.as_cmd_seq()]
-    if not all(math.isfinite(a) for _, args in found for a in args):
-        raise ValueError("a coordinate is not a finite number")
+    from picosvg.svg_path_iter import parse_svg_path
+
+    text = _path_text(element, viewport)
+    if len(text) > _LONGEST:
+        raise ValueError(f"its path data are longer than {_LONGEST} characters")
+    found = _absolute(parse_svg_path(text, exploded=True))
+    if not all(abs(a) < _LARGEST for _, args in found for a in args):
+        raise ValueError("a coordinate is too large")
     return found
 
 
-def _without_shorthand(commands: Iterable[Command]) -> list[Command]:
-    """Absolute commands with S and T as C and Q.
-
-    picosvg mirrors the last control point of either kind of curve; SVG has S follow only C, and T
-    only Q.
-    """
+def _absolute(commands: Iterable[Command]) -> list[Command]:
+    """Any path commands as absolute M, L, Q, C and Z."""
     found: list[Command] = []
     at = start = (0.0, 0.0)
-    control = {"C": at, "Q": at}
-    for command, args in commands:
+    control = {"C": at, "Q": at}  # what S and T mirror: the last control point of their own kind
+    for letter, args in commands:
+        command, args = _placed(letter, args, at)
         if command in ("S", "T"):
             command = "C" if command == "S" else "Q"
-            mirror = (2 * at[0] - control[command][0], 2 * at[1] - control[command][1])
-            args = (*mirror, *args)
-        end = start if command == "Z" else (args[-2], args[-1])
-        start = end if command == "M" else start
-        control = dict.fromkeys(control, end)
+            args = (2 * at[0] - control[command][0], 2 * at[1] - control[command][1], *args)
+        if command == "Z":
+            found.append(("Z", ()))
+            at = start
+        elif command == "A":
+            found += _arc(at, args)
+        else:
+            found.append((command, args))
+        if args:
+            at = (args[-2], args[-1])
+        start = at if command == "M" else start
+        control = dict.fromkeys(control, at)
         if command in control:
             control[command] = (args[-4], args[-3])
-        found.append((command, tuple(args)))
-        at = end
     return found
+
+
+def _placed(letter: str, args: tuple[float, ...], at: tuple[float, float]) -> Command:
+    """One command in absolute coordinates; H and V become L."""
+    command = letter.upper()
+    x, y = at if letter.islower() else (0.0, 0.0)
+    if command == "H":
+        return "L", (args[0] + x, at[1])
+    if command == "V":
+        return "L", (at[0], args[0] + y)
+    if command == "A":
+        return "A", (*args[:5], args[5] + x, args[6] + y)
+    return command, tuple(float(a) + (y if i % 2 else x) for i, a in enumerate(args))
+
+
+def _arc(at: tuple[float, float], args: tuple[float, ...]) -> list[Command]:
+    """An elliptical arc as cubics."""
+    from picosvg.arc_to_cubic import arc_to_cubic
+
+    rx, ry, turn, large, sweep, x, y = args
+    found: list[Command] = []
+    for a, b, end in arc_to_cubic(at, rx, ry, turn, int(large), int(sweep), (x, y)):
+        if a is None or b is None:
+            found.append(("L", (end[0], end[1])))
+        else:
+            found.append(("C", (a[0], a[1], b[0], b[1], end[0], end[1])))
+    return found
+
+
+def _path_text(element: etree._Element, viewport: tuple[float, float]) -> str:
+    """The path data of any shape, "" for one without an area to fill or a line to draw."""
+    if local(element) == "path":
+        text = " ".join((element.get("d") or "").split())
+        return "" if text == "none" else text
+    path = _as_path(element, viewport)
+    return "" if path is None else str(path.d)
 
 
 def _as_path(element: etree._Element, viewport: tuple[float, float]):  # type: ignore[no-untyped-def]
@@ -182,9 +222,6 @@ def _as_path(element: etree._Element, viewport: tuple[float, float]):  # type: i
     def get(key: str, whole: float, default: float = 0.0) -> float:
         return length(element.get(key), whole, default)
 
-    if name == "path":
-        text = " ".join((element.get("d") or "").split())
-        return svg_types.SVGPath(d=text) if text and text != "none" else None
     if name == "line":
         return svg_types.SVGLine(
             x1=get("x1", width), y1=get("y1", height), x2=get("x2", width), y2=get("y2", height)
@@ -249,25 +286,42 @@ class Stroke:
 
 def stroke_outline(commands: list[Command], stroke: Stroke) -> Outline:
     """The area that a stroke covers; to be filled nonzero."""
-    from picosvg import svg_pathops
-
     where = np.array([a for _, args in commands for a in args], dtype=np.float64)
     size = max(float(np.ptp(where)) if len(where) else 0.0, stroke.width, 1e-12)
     k = _STROKER_SIZE / size
     scaled = [(command, tuple(a * k for a in args)) for command, args in commands]
     dashes = _dashes(stroke, commands)
-    found = svg_pathops.stroke(
-        scaled,
-        stroke.cap if stroke.cap in ("butt", "round", "square") else "butt",
-        stroke.join if stroke.join in ("miter", "round", "bevel") else "miter",
-        stroke.width * k,
-        max(stroke.miter_limit, 1.0),
-        0.05,
-        [d * k for d in dashes],
-        stroke.offset * k,
-    )
+    found = _stroked(scaled, stroke, k, [d * k for d in dashes])
     outline = from_commands((command, tuple(a / k for a in args)) for command, args in found)
     return outline
+
+
+def _stroked(
+    commands: list[Command], stroke: Stroke, k: float, dashes: list[float]
+) -> Iterable[Command]:
+    """The outline by Skia's stroker, without overlaps where that takes no time."""
+    import pathops
+    from picosvg import svg_pathops
+
+    caps = {"round": pathops.LineCap.ROUND_CAP, "square": pathops.LineCap.SQUARE_CAP}
+    joins = {"round": pathops.LineJoin.ROUND_JOIN, "bevel": pathops.LineJoin.BEVEL_JOIN}
+    path = svg_pathops.skia_path(commands, "nonzero")
+    path.stroke(
+        stroke.width * k,
+        caps.get(stroke.cap, pathops.LineCap.BUTT_CAP),
+        joins.get(stroke.join, pathops.LineJoin.MITER_JOIN),
+        max(stroke.miter_limit, 1.0),
+        dashes,
+        stroke.offset * k,
+    )
+    path.convertConicsToQuads(0.05)
+    if len(commands) <= _LONG_STROKE:
+        whole = pathops.Path(path)
+        try:
+            path.simplify(fix_winding=True)
+        except pathops.PathOpsError:
+            path = whole
+    return svg_pathops.svg_commands(path)  # type: ignore[no-any-return]
 
 
 def _dashes(stroke: Stroke, commands: list[Command]) -> tuple[float, ...]:
@@ -291,7 +345,10 @@ def bounds(commands: list[Command]) -> tuple[float, float, float, float] | None:
 
     if not commands:
         return None
-    x0, y0, x1, y1 = svg_pathops.bounding_box(commands)
+    found = svg_pathops.bounding_box(commands)
+    if found is None:
+        return None
+    x0, y0, x1, y1 = found
     return float(x0), float(y0), float(x1), float(y1)
 
 

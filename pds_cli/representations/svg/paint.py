@@ -23,6 +23,7 @@ from pds_cli.representations.svg.values import (
 )
 
 _SPREADS = {"pad": raster.PAD, "reflect": raster.REFLECT, "repeat": raster.REPEAT}
+_LARGEST = 1e7  # a gradient of such a size is one colour wherever one looks
 _LINEAR = {"x1": "0%", "y1": "0%", "x2": "100%", "y2": "0%"}
 _RADIAL = {"cx": "50%", "cy": "50%", "r": "50%", "fx": None, "fy": None, "fr": "0%"}
 
@@ -75,6 +76,8 @@ def read_gradient(
         return tuple(float(v) for v in stops[-1, 1:])  # type: ignore[return-value]
     # Its own space is brought to the drawing's scale, so that its numbers are of its size.
     data, matrix = _folded_linear(data, matrix) if linear else _folded_radial(data, matrix)
+    if not (np.abs(data).max() < _LARGEST and np.abs(matrix).max() < _LARGEST):
+        return tuple(float(v) for v in stops[-1, 1:])  # type: ignore[return-value]
     spread = _SPREADS.get(_inherited(chain, "spreadMethod") or "pad", raster.PAD)
     return Gradient(raster.LINEAR if linear else raster.RADIAL, spread, data, matrix, stops)
 

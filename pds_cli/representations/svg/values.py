@@ -57,7 +57,10 @@ def color(text: str, current: str = "black") -> tuple[float, float, float, float
         red, green, blue, alpha = found.to("srgb")
     except (ValueError, AttributeError, NotImplementedError):
         return None
-    red, green, blue, alpha = (min(max(float(v or 0), 0.0), 1.0) for v in (red, green, blue, alpha))
+    found = [float(v or 0) for v in (red, green, blue, alpha)]
+    if not all(math.isfinite(v) for v in found):
+        return None
+    red, green, blue, alpha = (min(max(v, 0.0), 1.0) for v in found)
     return red, green, blue, alpha
 
 
@@ -83,9 +86,10 @@ def compose(outer: Matrix, inner: Matrix) -> Matrix:
 
 
 def inverse(matrix: Matrix) -> Matrix | None:
-    """The inverse map, None where there is none."""
+    """The inverse map, None where there is none, or hardly one."""
     linear = matrix[:, :2]
-    if not abs(np.linalg.det(linear)) > 1e-30:
+    # Relative to its size: a map to or from very small units is as good as any.
+    if not abs(np.linalg.det(linear)) > 1e-12 * float(np.square(linear).sum()):
         return None
     back = np.linalg.inv(linear)
     return np.hstack([back, -back @ matrix[:, 2:]])
