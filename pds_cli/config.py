@@ -339,6 +339,7 @@ class SVGConf(Target):
     max_move: float | None = None
     symmetry: float = MISSING
     xing: float = MISSING
+    animation: int = MISSING
 
 
 @dataclass
@@ -573,6 +574,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
             "checkpoint_every",
             "render_every",
             "turntable",
+            "animation",
             "seed",
             "source_bank",
             "eval_interval",

@@ -533,6 +533,46 @@ def test_the_same_shapes_with_colours_alone(
     assert metrics["points_moved"] == 0 and metrics["colors_changed"] > 0
 
 
+def test_an_edit_can_be_watched(
+    pds: Callable[..., Answer], tiny_backbone: Path, tmp_path: Path
+) -> None:
+    answer = pds(
+        *("edit", "scene=cat_icon", "prompt=a dog face", f"backbone.model={tiny_backbone}"),
+        *("steps=6", "out=run", "representation.animation=2"),
+    )
+    assert answer.code == 0, answer.err
+    exports = tmp_path / "run/exports"
+    result, moving = (etree.parse(exports / f"{n}.svg").getroot() for n in ("result", "animation"))
+    assert not result.findall(".//{*}animate")
+    for path in moving.findall(".//{*}path"):
+        moves = {a.get("attributeName"): a.get("values").split(";") for a in path}
+        assert len(moves["d"]) == 5  # before, after 2, 4 and 6 steps, and the end
+        assert moves["d"][-1] == path.get("d") == moves["d"][-2]
+        assert len({re.sub(r"[-.\d ]+", "", d) for d in moves["d"]}) == 1, "the same commands"
+        assert moves["fill"][-1] == path.get("fill")
+    assert likeness_of_stills(moving, result) > 60
+    with Image.open(exports / "animation.gif") as film:
+        assert film.n_frames >= 4  # type: ignore[attr-defined]
+
+
+def test_a_checkpoint_keeps_the_frames(tmp_path: Path) -> None:
+    text = page('<path d="M10 10H90V90Z" fill="#f00"/>')
+    svg, again = (represented(text, tmp_path, animation=1) for _ in range(2))
+    with torch.no_grad():
+        for step in range(3):
+            svg.points += step
+            svg.regularise()
+    again.load_state_dict(svg.state_dict())
+    assert torch.equal(again.frames, svg.frames) and len(svg.frames) == 4
+    assert int(again.steps) == 3
+
+
+def likeness_of_stills(one: etree._Element, other: etree._Element) -> float:
+    """PSNR of two documents, by resvg, which shows no animation."""
+    a, b = (by_resvg(etree.tostring(root).decode()) for root in (one, other))
+    return float(-10 * np.log10(max(float(np.square(a - b).mean()), 1e-10)))
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [

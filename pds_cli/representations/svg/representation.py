@@ -17,9 +17,11 @@ from pds_cli.images import write_image
 from pds_cli.kernels import raster
 from pds_cli.representations.base import Representation
 from pds_cli.representations.svg import regularisers
+from pds_cli.representations.svg.animation import SECONDS, animated
 from pds_cli.representations.svg.drawing import write_drawing
 from pds_cli.representations.svg.rasterise import Numbers, compiled, rasterise
 from pds_cli.scenes.base import Scene, View
+from pds_cli.video import write_video
 
 CANVAS = 512
 """Points are measured in this many parts of the drawing's longer side, as in the literature."""
@@ -41,6 +43,7 @@ class SVG(Representation):
             points and gradients are in 512ths of the drawing's longer side.
         max_move: how far a point may go from where it was, in the same unit; None: anywhere.
         symmetry: weight of `regularisers.symmetry`; xing: weight of `regularisers.xing`.
+        animation: steps between the frames of an animation of the edit; 0: none is made.
 
     Raises:
         UserError: a scene without a drawing, or parameters that do not exist.
@@ -57,6 +60,8 @@ class SVG(Representation):
     first_points: Tensor
     first_colors: Tensor
     first_stop_colors: Tensor
+    steps: Tensor
+    frames: Tensor
 
     def __init__(
         self,
@@ -73,6 +78,7 @@ class SVG(Representation):
         max_move: float | None = None,
         symmetry: float = 0.0,
         xing: float = 0.0,
+        animation: int = 0,
     ) -> None:
         super().__init__()
         drawing = getattr(scene, "drawing", None)
@@ -99,6 +105,9 @@ class SVG(Representation):
         self._backbone = [backbone]
         self._size = self._render_size(render_size)
         self._take(drawing)
+        self.animation = animation
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("frames", self._vector()[None])
 
     def _take(self, drawing: Any) -> None:
         """Makes parameters of what may change, and buffers of the rest."""
@@ -192,6 +201,12 @@ class SVG(Representation):
     @torch.no_grad()
     def regularise(self) -> None:
         """Brings colours, opacities and offsets back into range, and points within `max_move`."""
+        self._bring_back()
+        self.steps += 1
+        if self.animation and int(self.steps) % self.animation == 0:
+            self.frames = torch.cat([self.frames, self._vector()[None]])
+
+    def _bring_back(self) -> None:
         for name in ("colors", "stop_colors", "opacities", "stop_opacities", "groups", "offsets"):
             getattr(self, name).clamp_(0, 1)
         for begin, end in self.program.stop_spans:
@@ -205,6 +220,15 @@ class SVG(Representation):
             move = self.points - self.first_points
             length = move.norm(dim=1, keepdim=True).clamp(min=1e-9)
             self.points.copy_(self.first_points + move * (self.max_move / length).clamp(max=1))
+
+    def _vector(self) -> Tensor:
+        """All that an edit may change, in a row."""
+        return torch.nn.utils.parameters_to_vector(list(self.parameters())).detach().clone()
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        if prefix + "frames" in state_dict:  # as many as there were
+            self.frames = torch.empty_like(state_dict[prefix + "frames"])
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def penalty(self, view: View, progress: float, generator: torch.Generator) -> Tensor | None:
         """What `symmetry` and `xing` ask for, times their weights."""
@@ -249,8 +273,12 @@ class SVG(Representation):
         )
 
     def export(self, folder: Path) -> list[Path]:
-        """Writes `result.svg` and `result.png`; returns their paths."""
+        """Writes `result.svg` and `result.png`; returns their paths.
+
+        With `animation`, `animation.svg`, `animation.mp4` and `animation.gif` too.
+        """
         folder = Path(folder)
+        films = self._film(folder) if self.animation else []
         with atomic_path(folder / "result.svg") as temporary:
             temporary.write_bytes(self.svg())
         assert self.view.image is not None
@@ -258,7 +286,25 @@ class SVG(Representation):
         factor = CANVAS / max(height, width)
         with torch.no_grad():
             picture = self.image(round(height * factor), round(width * factor))
-        return [folder / "result.svg", write_image(folder / "result.png", picture.clamp(0, 1))]
+        picture_path = write_image(folder / "result.png", picture.clamp(0, 1))
+        return [folder / "result.svg", picture_path, *films]
+
+    @torch.no_grad()
+    def _film(self, folder: Path) -> list[Path]:
+        """The frames as SVG that moves by itself, and as films."""
+        now, numbers, pictures = self._vector(), [], []
+        assert self.view.image is not None
+        size = self.view.image.shape[-2:]
+        for frame in (*self.frames, now):
+            torch.nn.utils.vector_to_parameters(frame, list(self.parameters()))
+            found = self.numbers()
+            numbers.append((found.points.double().numpy(), found.data.double().numpy()))
+            pictures.append(self.image(*size).clamp(0, 1))
+        self.svg()  # leaves the document as it is at the end
+        with atomic_path(folder / "animation.svg") as temporary:
+            temporary.write_bytes(animated(self.drawing, numbers))
+        fps = min(25.0, max(1.0, len(pictures) / SECONDS))
+        return [folder / "animation.svg", *write_video(folder / "animation", pictures, fps)]
 
 
 def _painted(ops: np.ndarray) -> list[int]:
