@@ -26,7 +26,7 @@ def seen(representation: Representation, view: View) -> Tensor:
     """What a view shows now, [3,H,W] in [0,1] on the CPU; at its camera's size where it has one."""
     if view.camera is not None:
         return representation.render_camera(view.camera).rgb.cpu()
-    return representation.render(view)[0].clamp(0, 1).cpu()
+    return representation.render_full(view).cpu()
 
 
 def save_views(

@@ -218,13 +218,8 @@ class IconEditBenchmark:
 
 def _picture(folder: Path, which: str) -> Tensor:
     """The drawing [3,256,256] in [0,1] before or after an edit."""
-    if which == "result":
-        image = read_image(folder / "exports" / "result.png").image
-    else:
-        image = read_image(next((folder / "renders").glob("source_*.png"))).image
+    image = read_image(next((folder / "renders").glob(f"{which}_*.png"))).image
     assert image is not None
-    if image.shape[-1] > 256:
-        image = torch.nn.functional.avg_pool2d(image, image.shape[-1] // 256)
     return image
 
 

@@ -241,7 +241,7 @@ def _expand(use: etree._Element, target: etree._Element, taken: set[str]) -> etr
     content.tail = None
     for element in content.iter():
         if element.get("id"):
-            element.set("id", _fresh(element.get("id"), taken))
+            element.set("id", fresh_id(element.get("id"), taken))
     # A copied gradient or clip is found under its old name: the original is still there.
     for name in ("href", XLINK_HREF):
         use.attrib.pop(name, None)
@@ -268,13 +268,10 @@ def _plain(text: str) -> str:
     return repr(length(text or "0"))
 
 
-def _fresh(name: str, taken: set[str]) -> str:
+def fresh_id(name: str, taken: set[str]) -> str:
     """An id nobody has, made from one that somebody has."""
     number = 2
     while f"{name}-{number}" in taken:
         number += 1
     taken.add(f"{name}-{number}")
     return f"{name}-{number}"
-
-
-fresh_id = _fresh

@@ -7,7 +7,7 @@ import math
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -517,7 +517,7 @@ class _Walk:
         key = (name, tuple(np.round(ctm.ravel(), 6)))
         if key not in self.clips:
             self.clipping.append(name)
-            self.clips[key] = self.clip(name, replace_ctm(state, ctm))
+            self.clips[key] = self.clip(name, replace(state, ctm=ctm))
             self.clipping.pop()
         written, ops = self.clips[key]
         element.set("clip-path", f"url(#{written})")
@@ -611,10 +611,6 @@ def _check_reach(commands: list[Any], ctm: Matrix) -> None:
     ends = np.array([args[-2:] for _, args in commands if args], dtype=np.float64).reshape(-1, 2)
     if len(ends) and not np.abs(apply(ctm, ends)).max() < 1e12:
         raise ValueError("its transform makes it too large")
-
-
-def replace_ctm(state: _State, ctm: Matrix) -> _State:
-    return _State(ctm, state.style, state.viewport)
 
 
 def _shapes_under(
