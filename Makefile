@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 PROMPT ?= a photo of a man raising his arms
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test format bench bench-gpu icons fidelity emoji table-toybox table-nerf-toybox toybox figure-demo figure-nerf figure-toy2d clean
+.PHONY: help install demo test format bench bench-gpu icons fidelity emoji table-svg table-toybox table-nerf-toybox toybox figure-demo figure-nerf figure-toy2d clean
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -58,6 +58,10 @@ table-toybox: $(STAMP) ## quality: SDS, DDS and PDS against the true edits of th
 
 table-nerf-toybox: $(STAMP) ## quality in 3D: six edits of the figurine, seen from all sides
 	$(BIN)/pds compare benchmark=nerf_toybox
+
+table-svg: icons $(STAMP) ## quality on drawings: names of icons, and twelve edits (after make emoji)
+	$(BIN)/pds compare benchmark=icon_names backbone=emoji
+	$(BIN)/pds compare benchmark=icon_edits backbone=emoji
 
 toybox: $(STAMP) ## render the toybox world and train its backbone (hours on a CPU)
 	$(BIN)/pds pretrain out=outputs/pretrain/first

@@ -45,7 +45,7 @@ HELD_OUT = 1000
 def prepare_data(cfg: DictConfig) -> CaptionedImages:
     """Loads the captioned folder, rendering the toybox's first where that is asked for."""
     folder, data = Path(cfg.data.folder), cfg.data
-    if data.icons:
+    if data.get("icons"):  # runs that began before there were icons have no such key
         from pds_cli.emoji.data import make_dataset as draw_icons
 
         draw_icons(folder, data.icons, data.per_drawing, cfg.size, data.seed)
