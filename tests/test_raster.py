@@ -210,6 +210,24 @@ def test_a_nan_is_an_error() -> None:
         rasterise(program, numbers, IDENTITY, 16, 16)
 
 
+def test_too_much_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    import numba
+
+    from pds_cli.errors import UserError
+    from pds_cli.representations.svg import rasterise as module
+
+    program, numbers = drawn(SCENES["a polygon"] * 3)
+    inputs = variables(numbers)
+    image = rasterise(program, Numbers(*inputs), IDENTITY, 16, 16)
+    # Three shapes that fill a band's box of at most 8 × 16 pixels, five numbers a pixel.
+    limit = 3 * 8 * 16 * 5 * 8 * numba.get_num_threads()
+    monkeypatch.setattr(module, "MOST_MEMORY", limit)
+    image.sum().backward(retain_graph=True)
+    monkeypatch.setattr(module, "MOST_MEMORY", limit / 4)
+    with pytest.raises(UserError, match="16×16 pixels"):
+        image.sum().backward()
+
+
 def test_finite_differences_on_a_real_drawing() -> None:
     """Moving single points of an icon changes the image as its gradient says."""
     drawing = parse_drawing((SAMPLES / "cat_icon.svg").read_bytes())

@@ -10,12 +10,15 @@ import torch
 from numba import get_num_threads
 from torch import Tensor
 
+from pds_cli.errors import UserError
 from pds_cli.kernels import raster
 from pds_cli.representations.svg.drawing import Drawing
 from pds_cli.representations.svg.values import compose, inverse
 
 TOLERANCE = 0.03
 """How far a chord may be from its curve, in pixels."""
+MOST_MEMORY = 4e9
+"""Bytes that the adjoint may hold; more are refused before they are asked for."""
 
 
 @dataclass(frozen=True)
@@ -172,6 +175,18 @@ def _pulled_back(matrices: np.ndarray, back: np.ndarray) -> np.ndarray:
     return np.array(found, np.float64).reshape(-1, 6)
 
 
+def _check_memory(vertices: np.ndarray, *rest: Any) -> None:
+    """UserError where the adjoint would remember too much: every shape's pixels of a band."""
+    box, ops, height, width, workers = rest[2], rest[12], *rest[-4:-2], rest[-1]
+    length = raster.tape_length(box, ops, height, width)
+    held = length * vertices.itemsize * workers
+    if held > MOST_MEMORY:
+        raise UserError(
+            f"an edit of this drawing would need {held / 1e9:.0f} GB at {width}×{height} pixels: "
+            "make representation.render_size smaller, or simplify the drawing"
+        )
+
+
 class _Rasterise(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -204,6 +219,7 @@ class _Rasterise(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+        _check_memory(*ctx.call)
         found = raster.paint_adjoint(grad.contiguous().numpy(), *ctx.call)
         vertices, opacities, data, stops, groups = found
         curves, origin, where, count = ctx.flat
