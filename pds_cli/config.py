@@ -285,6 +285,63 @@ class PDSConf(LossConf):
 
 
 @dataclass
+class CSDConf(LossConf):
+    source_weight: float = MISSING
+
+
+@dataclass
+class NFSDConf(LossConf):
+    negative: str = MISSING
+
+
+@dataclass
+class SDSBridgeConf(LossConf):
+    flaws: str = MISSING
+
+
+@dataclass
+class DreamCatalystConf(LossConf):
+    psi: float = MISSING
+    delta: float = MISSING
+    gamma: float = MISSING
+
+
+@dataclass
+class ISMConf(LossConf):
+    delta_t: int = MISSING
+    delta_s: int = MISSING
+
+
+@dataclass
+class SDIConf(LossConf):
+    inversion_guidance: float = MISSING
+    inversion_steps: int = MISSING
+    inversion_eta: float = MISSING
+    fixed_point: int = MISSING
+
+
+@dataclass
+class IDSConf(LossConf):
+    scale: float = MISSING
+    iterations: int = MISSING
+
+
+@dataclass
+class CDSConf(LossConf):
+    contrast: float = MISSING
+    patches: int = MISSING
+    patch_sizes: list[int] = MISSING
+
+
+@dataclass
+class VSDConf(LossConf):
+    particles: str = MISSING
+    rank: int = MISSING
+    lora_lr: float = MISSING
+    lora_steps: int = MISSING
+
+
+@dataclass
 class SDEditConf(Target):
     steps: int = MISSING
     guidance: float = MISSING
@@ -505,6 +562,15 @@ GROUP_SCHEMAS: dict[str, type] = {
     "loss/sds": LossConf,
     "loss/dds": LossConf,
     "loss/pds": PDSConf,
+    "loss/csd": CSDConf,
+    "loss/nfsd": NFSDConf,
+    "loss/sds_bridge": SDSBridgeConf,
+    "loss/dreamcatalyst": DreamCatalystConf,
+    "loss/ism": ISMConf,
+    "loss/sdi": SDIConf,
+    "loss/ids": IDSConf,
+    "loss/cds": CDSConf,
+    "loss/vsd": VSDConf,
     "scene/figurine": ToyboxSceneConf,
     "scene/figurine2d": FigurineSceneConf,
     "scene/image": ImageSceneConf,

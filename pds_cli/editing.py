@@ -13,8 +13,11 @@ from pds_cli.images import resize
 from pds_cli.losses.base import Loss, LossOutput, inject
 from pds_cli.losses.source_bank import SourceBank
 from pds_cli.representations.base import Representation
+from pds_cli.runs.checkpoint import under, with_prefix
 from pds_cli.scenes.base import Scene, View
 from pds_cli.trainer import Objective, step_generator
+
+LEARNT = "loss"  # what the loss has learnt, in a checkpoint
 
 
 class EditObjective(Objective):
@@ -147,7 +150,10 @@ class EditObjective(Objective):
         return {view.name: self.representation.render(view)[0].clamp(0, 1).cpu()}
 
     def state_dict(self) -> dict[str, Tensor]:
-        return dict(self.representation.state_dict())
+        learnt = with_prefix(LEARNT, self.distillation.state_dict())
+        return {**self.representation.state_dict(), **learnt}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self.representation.load_state_dict(state)
+        self.distillation.load_state_dict(under(LEARNT, state))
+        own = {k: v for k, v in state.items() if not k.startswith(f"{LEARNT}.")}
+        self.representation.load_state_dict(own)

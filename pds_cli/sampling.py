@@ -77,6 +77,60 @@ def ddim(
     return x_t
 
 
+@torch.no_grad()
+def ddim_invert(
+    backbone: Backbone,
+    x0: Tensor,
+    t: Tensor,
+    text: Text,
+    *,
+    stride: int | None = None,
+    steps: int | None = None,
+    guidance: float = 1.0,
+    eta: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Follows the DDIM path the other way, from x_0 to x_t, each sample to its own t.
+
+    Args:
+        backbone: predicts ε̂ on its schedule.
+        x0: clean images [B,C,h,w].
+        t: where to go, integer timesteps [B] in [0, T).
+        text: B encoded prompts.
+        stride: timesteps between network calls; a sample's last step is what is left.
+        steps: network calls, evenly spaced for each sample; give this or `stride`.
+        guidance: ω.
+        eta: 0 is deterministic; above, each step exchanges that share of DDPM's variance for
+            fresh noise.
+        generator: of the fresh noise.
+
+    Returns:
+        x_t [B,C,h,w].
+
+    Source: Song et al., DDIM (ICLR 2021), section 4.3; Dhariwal and Nichol, arXiv 2105.05233, F.
+    """
+    if stride is None:
+        assert steps is not None
+        share = torch.arange(steps + 1, device=t.device, dtype=torch.float64) / steps
+        times = (share[:, None] * t[None]).round().long()
+    else:
+        count = max(1, -(-int(t.max()) // stride))
+        times = torch.arange(count + 1, device=t.device)[:, None] * stride
+        times = times.minimum(t[None])
+    alphas = backbone.alphas_cumprod.to(x0.device)[times].to(x0.dtype)
+    alphas[0] = 1  # a clean image, that the network sees as one at t = 0
+    x = x0
+    for at, now, after in zip(times[:-1], alphas[:-1], alphas[1:], strict=True):
+        eps = backbone.predict_noise(x, at, text, guidance).to(x.dtype)
+        now, after = (a.reshape(-1, *[1] * (x.ndim - 1)) for a in (now, after))
+        clean = (x - (1 - now).sqrt() * eps) / now.sqrt()
+        variance = eta**2 * (1 - now) / (1 - after) * (1 - after / now)
+        x = after.sqrt() * clean + (1 - after - variance).sqrt() * eps
+        if eta:
+            x = x + variance.sqrt() * _normal_like(x, generator)
+    return x
+
+
 def _normal_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
     device = generator.device if generator is not None else x.device
     return torch.randn(x.shape, generator=generator, dtype=x.dtype, device=device).to(x.device)

@@ -146,3 +146,22 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("no file system can be mounted here")
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.fixture
+def stopping(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], None]:
+    """`stopping("fit", 7)`: the next run gets SIGTERM's request in that stage's seventh step."""
+    from pds_cli.trainer import Trainer
+
+    original = Trainer._one_step
+
+    def at(name: str, step: int) -> None:
+        def one_step(self: Any, stage: Any, *args: Any) -> None:
+            original(self, stage, *args)
+            if (stage.name, self.step) == (name, step):
+                self._stop = True
+                monkeypatch.setattr(Trainer, "_one_step", original)
+
+        monkeypatch.setattr(Trainer, "_one_step", one_step)
+
+    return at

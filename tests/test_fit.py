@@ -61,23 +61,6 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return steps
 
 
-@pytest.fixture
-def stopping(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], None]:
-    """`stopping("fit", 7)`: the next run gets SIGTERM's request in that stage's seventh step."""
-    original = Trainer._one_step
-
-    def at(name: str, step: int) -> None:
-        def one_step(self: Trainer, stage: Any, *args: Any) -> None:
-            original(self, stage, *args)
-            if (stage.name, self.step) == (name, step):
-                self._stop = True
-                monkeypatch.setattr(Trainer, "_one_step", original)
-
-        monkeypatch.setattr(Trainer, "_one_step", one_step)
-
-    return at
-
-
 def summary(folder: Path | str) -> dict[str, Any]:
     return json.loads((Path(folder) / "summary.json").read_text(encoding="utf-8"))
 

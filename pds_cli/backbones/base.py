@@ -122,7 +122,8 @@ class Backbone(torch.nn.Module, ABC):
             x_t: noisy latents [B,C,h,w].
             t: integer timesteps [B] in [0, T).
             text: B encoded prompts.
-            guidance: ω, a float or one value a sample [B]; 1 is the plain conditional model.
+            guidance: ω, a float or one value a sample [B]; 1 is the plain conditional model and
+                0 the unconditional one, either for half the work.
 
         Returns:
             ε̂ [B,C,h,w].
@@ -130,11 +131,12 @@ class Backbone(torch.nn.Module, ABC):
         Source: Ho and Salimans, Classifier-Free Diffusion Guidance, arXiv 2207.12598, eq. 6.
         """
         omega = torch.as_tensor(guidance, dtype=x_t.dtype, device=x_t.device).expand(len(x_t))
-        # Only samples with ω ≠ 1 need the unconditional half.
-        guided = (omega != 1).nonzero()[:, 0]
+        # ω = 0 needs the unconditional half alone, ω = 1 the conditional one.
+        first = {k: _choose(omega == 0, text.null[k], v) for k, v in text.cond.items()}
+        guided = ((omega != 1) & (omega != 0)).nonzero()[:, 0]
         if len(guided) == 0:
-            return self.predict_eps(x_t, t, text.cond)
-        cond = {k: torch.cat([v, text.null[k][guided]]) for k, v in text.cond.items()}
+            return self.predict_eps(x_t, t, first)
+        cond = {k: torch.cat([v, text.null[k][guided]]) for k, v in first.items()}
         eps = self.predict_eps(torch.cat([x_t, x_t[guided]]), torch.cat([t, t[guided]]), cond)
         full, null = eps[: len(x_t)], eps[len(x_t) :]
         scale = omega[guided].reshape(-1, *[1] * (x_t.ndim - 1))
@@ -144,3 +146,8 @@ class Backbone(torch.nn.Module, ABC):
         """x_t = √ᾱ_t x_0 + √(1−ᾱ_t) ε for x_0, ε [B,C,h,w] and integer t [B]."""
         alpha = self.alphas_cumprod[t].to(x0.dtype).reshape(-1, *[1] * (x0.ndim - 1))
         return alpha.sqrt() * x0 + (1 - alpha).sqrt() * eps
+
+
+def _choose(where: Tensor, this: Tensor, other: Tensor) -> Tensor:
+    """`this` [B,…] for the samples where `where` [B] is true, `other` for the rest."""
+    return torch.where(where.reshape(-1, *[1] * (this.ndim - 1)), this, other)

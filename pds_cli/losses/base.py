@@ -2,13 +2,18 @@
 
 A loss is a gradient on x_0^tgt. It is computed without a graph, so nothing of the backbone's
 activations is kept, and `inject` hands it to autograd as if it came from a scalar.
+
+Most losses are a sum of predictions with factors: a loss names its predictions in `branches`,
+each an (image, prompt, guidance), and weighs them in `gradient`. One that noises its images in
+another way says so in `noised`.
 """
 
 from __future__ import annotations
 
 import math
+import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -42,38 +47,87 @@ class LossOutput:
 
 
 @dataclass(frozen=True)
-class Branches:
-    """Everything a loss's formula may use. Images are [B,C,h,w], `t` and `t_prev` [B].
+class Branch:
+    """One prediction of a loss: ε̂ of a noised image under a prompt.
 
-    `eps` is the noise ε_t that both branches share; `eps_tgt` and `eps_src` are the guided
-    predictions ε̂. The source half is None for a loss that has no source branch.
+    image: `tgt` or `src`.
+    text: `tgt`, `src`, or the name of a prompt of the loss's own (`Loss.texts`).
+    guidance: ω; 1 is the prompt alone, 0 the unconditional prediction alone.
     """
 
-    x0_tgt: Tensor
-    x0_src: Tensor | None
-    eps: Tensor
-    eps_tgt: Tensor
-    eps_src: Tensor | None
+    image: str
+    text: str
+    guidance: float
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a loss is evaluated on: images x_0 [B,C,h,w] and B prompts, by name; t [B]; ε."""
+
+    backbone: Backbone
+    images: Mapping[str, Tensor]
+    texts: Mapping[str, Text]
     t: Tensor
+    eps: Tensor
+
+
+@dataclass(frozen=True)
+class Branches:
+    """Everything a loss's formula may use.
+
+    inputs: what was asked.
+    noisy: x_t [B,C,h,w] of the images, by name.
+    eps: the noise ε_t in them, [B,C,h,w].
+    predictions: the guided ε̂ [B,C,h,w] by the names of `Loss.branches`.
+    t_prev: the timesteps before t on the walk, [B].
+    """
+
+    inputs: Inputs
+    noisy: Mapping[str, Tensor]
+    eps: Tensor
+    predictions: Mapping[str, Tensor]
     t_prev: Tensor
-    alphas_cumprod: Tensor
+
+    @property
+    def t(self) -> Tensor:
+        """The timesteps [B]."""
+        return self.inputs.t
+
+    @property
+    def alphas_cumprod(self) -> Tensor:
+        """The backbone's ᾱ_t, [T]."""
+        return self.inputs.backbone.alphas_cumprod
+
+    @property
+    def x0_tgt(self) -> Tensor:
+        """x_0^tgt [B,C,h,w]."""
+        return self.inputs.images["tgt"]
+
+    @property
+    def x0_src(self) -> Tensor:
+        """x_0^src [B,C,h,w], for a loss that has a source."""
+        return self.inputs.images["src"]
 
     @property
     def delta_x0(self) -> Tensor:
-        """Δx_0 = x_0^tgt − x_0^src."""
-        assert self.x0_src is not None
+        """Δx_0 = x_0^tgt − x_0^src [B,C,h,w]."""
         return self.x0_tgt - self.x0_src
 
     @property
     def delta_eps(self) -> Tensor:
-        """Δε̂ = ε̂^tgt − ε̂^src."""
-        assert self.eps_src is not None
-        return self.eps_tgt - self.eps_src
+        """Δε̂ = ε̂^tgt − ε̂^src [B,C,h,w]."""
+        return self.predictions["tgt"] - self.predictions["src"]
 
 
 def per_sample(values: Tensor, like: Tensor) -> Tensor:
     """Shapes values [B] so that they multiply `like` [B,…], in its dtype and on its device."""
     return values.to(like).reshape(-1, *[1] * (like.ndim - 1))
+
+
+def inner_generator(eps: Tensor) -> torch.Generator:
+    """Random numbers for what goes on inside a loss, fixed by its noise ε: a pure function."""
+    seed = zlib.crc32(eps.detach().float().cpu().contiguous().numpy().tobytes())
+    return torch.Generator().manual_seed(seed)
 
 
 def inject(x0_tgt: Tensor, grad: Tensor) -> Tensor:
@@ -129,6 +183,8 @@ class Loss(ABC):
     uses_source: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        # Encoded prompts of the loss's own, one each, by name; `begin` fills it.
+        self.texts: dict[str, Text] = {}
         self.timesteps = _checked_ratios(self.timesteps)
         check_choice("loss.weighting", self.weighting, WEIGHTINGS)
         check_choice("loss.schedule", self.schedule, SCHEDULES)
@@ -145,6 +201,39 @@ class Loss(ABC):
     @abstractmethod
     def gradient(self, branches: Branches) -> tuple[Tensor, dict[str, float]]:
         """The loss's formula: an unweighted gradient [B,C,h,w], and scalars for the log."""
+
+    def branches(self) -> dict[str, Branch]:
+        """The predictions that `gradient` uses, by name; all come from one backbone call."""
+        found = {"tgt": Branch("tgt", "tgt", self._omega())}
+        if self.uses_source:
+            found["src"] = Branch("src", "src", self._omega(source=True))
+        return found
+
+    def noised(self, inputs: Inputs) -> tuple[dict[str, Tensor], Tensor]:
+        """x_t [B,C,h,w] of every image, and the ε in them: here, the one that all share."""
+        add = inputs.backbone.add_noise
+        noisy = {name: add(x0, inputs.t, inputs.eps) for name, x0 in inputs.images.items()}
+        return noisy, inputs.eps
+
+    def begin(
+        self, backbone: Backbone, *, prompt: str = "", source: str = "", negative: str = ""
+    ) -> None:
+        """Called once before an edit, with its prompts; keeps the loss's own in `texts`."""
+        prompts = self.prompts(prompt, source)
+        self.texts = {
+            name: backbone.encode_prompt([words], negative) for name, words in prompts.items()
+        }
+
+    def prompts(self, prompt: str, source: str) -> dict[str, str]:
+        """Prompts beside the target and the source that `branches` name; none by default."""
+        return {}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What a loss has learnt and must survive an interruption; most learn nothing."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:  # noqa: B027 - optional
+        """The inverse of `state_dict`."""
 
     def __call__(
         self,
@@ -198,9 +287,8 @@ class Loss(ABC):
             eps_src: what `predict_source` gave for this t and ε, [B,C,h,w]; the source branch
                 then stays away from the backbone.
         """
-        if self.uses_source and (x0_src is None or text_src is None):
-            raise UserError(f"{type(self).__name__} needs a source image and a source prompt")
-        branches = self._branches(backbone, x0_tgt, x0_src, text_tgt, text_src, t, eps, eps_src)
+        inputs = self._inputs(backbone, x0_tgt, x0_src, text_tgt, text_src, t, eps)
+        branches = self._predictions(inputs, {} if eps_src is None else {"src": eps_src})
         grad, logs = self.gradient(branches)
         weight = WEIGHTINGS[self.weighting](backbone.alphas_cumprod[t.to(backbone.device)])
         grad = self._clip(per_sample(weight, grad) * grad)
@@ -217,10 +305,11 @@ class Loss(ABC):
 
         It does not depend on θ, so it may be kept and handed to `evaluate`.
         """
-        branch = (x0_src, text_src, self._omega(source=True))
-        return self._predict(backbone, [branch], t, eps)[0]
+        noisy = {"src": backbone.add_noise(x0_src, t, eps)}
+        branch = {"src": Branch("src", "src", self._omega(source=True))}
+        return predict(backbone, branch, noisy, {"src": text_src}, t)["src"].to(x0_src.dtype)
 
-    def _branches(
+    def _inputs(
         self,
         backbone: Backbone,
         x0_tgt: Tensor,
@@ -229,42 +318,32 @@ class Loss(ABC):
         text_src: Text | None,
         t: Tensor,
         eps: Tensor,
-        eps_src: Tensor | None,
-    ) -> Branches:
-        """Noises both images alike and predicts ε̂ for all branches in one backbone call."""
-        x0_tgt = x0_tgt.detach()
-        branches = [(x0_tgt, text_tgt, self._omega())]
-        if not self.uses_source:
-            x0_src = eps_src = None
-        else:
-            assert x0_src is not None and text_src is not None
-            x0_src = x0_src.detach().to(x0_tgt).expand_as(x0_tgt)
-            if eps_src is None:
-                branches.append((x0_src, text_src, self._omega(source=True)))
-        predicted = self._predict(backbone, branches, t, eps)
-        return Branches(
-            x0_tgt=x0_tgt,
-            x0_src=x0_src,
-            eps=eps,
-            eps_tgt=predicted[0],
-            eps_src=predicted[1] if len(predicted) == 2 else eps_src,
-            t=t,
-            t_prev=Walk(backbone.num_train_timesteps, self.num_inference_steps).previous(t),
-            alphas_cumprod=backbone.alphas_cumprod,
-        )
+    ) -> Inputs:
+        """The arguments of `evaluate` by name, without graphs, in batches of one size."""
+        name = type(self).__name__
+        images, texts = {"tgt": x0_tgt.detach()}, {"tgt": text_tgt.expand(len(t))}
+        if self.uses_source:
+            if x0_src is None or text_src is None:
+                raise UserError(f"{name} needs a source image and a source prompt")
+            images["src"] = x0_src.detach().to(x0_tgt).expand_as(x0_tgt)
+            texts["src"] = text_src.expand(len(t))
+        own = {key: text.expand(len(t)) for key, text in self.texts.items()}
+        return Inputs(backbone, images, {**texts, **own}, t, eps)
 
-    @staticmethod
-    def _predict(
-        backbone: Backbone, branches: Sequence[tuple[Tensor, Text, float]], t: Tensor, eps: Tensor
-    ) -> Sequence[Tensor]:
-        """ε̂ [B,C,h,w] of every branch (x_0, prompt, ω), under the same t and ε, in one call."""
-        n, batch = len(branches), len(t)
-        x0 = torch.cat([image for image, _, _ in branches])
-        text = Text.cat([prompt.expand(batch) for _, prompt, _ in branches])
-        x_t = backbone.add_noise(x0, t.repeat(n), torch.cat([eps] * n))
-        omegas = torch.tensor([omega for _, _, omega in branches], device=x_t.device)
-        guidance = omegas.repeat_interleave(batch)
-        return backbone.predict_noise(x_t, t.repeat(n), text, guidance).to(x0.dtype).chunk(n)
+    def _predictions(self, inputs: Inputs, known: Mapping[str, Tensor]) -> Branches:
+        """Noises the images and predicts ε̂ for all branches but the known ones, in one call."""
+        backbone, t = inputs.backbone, inputs.t
+        noisy, eps = self.noised(inputs)
+        asked = {k: branch for k, branch in self.branches().items() if k not in known}
+        dtype = inputs.images["tgt"].dtype
+        found = predict(backbone, asked, noisy, inputs.texts, t)
+        return Branches(
+            inputs=inputs,
+            noisy=noisy,
+            eps=eps,
+            predictions={k: v.to(dtype) for k, v in found.items()} | dict(known),
+            t_prev=Walk(backbone.num_train_timesteps, self.num_inference_steps).previous(t),
+        )
 
     def _omega(self, source: bool = False) -> float:
         """ω of a branch."""
@@ -278,7 +357,7 @@ class Loss(ABC):
             return
         if isinstance(size, bool) or not isinstance(size, int) or size < 0:
             raise UserError(f"loss.source_bank={size} must be a whole number, 0 or null for none")
-        if size and not self.uses_source:
+        if size and not (self.uses_source and type(self).noised is Loss.noised):
             raise UserError(
                 f"loss.source_bank={size}: {type(self).__name__} has no source branch whose "
                 "predictions could be kept; leave it out, or use loss=dds or loss=pds"
@@ -293,6 +372,28 @@ class Loss(ABC):
             scale = self.clip_norm / norm.clamp_min(self.clip_norm)
             grad = per_sample(scale, grad) * grad
         return grad
+
+
+def predict(
+    backbone: Backbone,
+    branches: Mapping[str, Branch],
+    noisy: Mapping[str, Tensor],
+    texts: Mapping[str, Text],
+    t: Tensor,
+) -> dict[str, Tensor]:
+    """ε̂ [B,C,h,w] of every branch at t [B], in one backbone call.
+
+    Args:
+        noisy: x_t [B,C,h,w] by the names of `Branch.image`.
+        texts: B prompts each, by the names of `Branch.text`.
+    """
+    batch = len(t)
+    x_t = torch.cat([noisy[branch.image] for branch in branches.values()])
+    text = Text.cat([texts[branch.text].expand(batch) for branch in branches.values()])
+    omegas = torch.tensor([b.guidance for b in branches.values()], device=x_t.device)
+    guidance = omegas.repeat_interleave(batch)
+    found = backbone.predict_noise(x_t, t.repeat(len(branches)), text, guidance)
+    return dict(zip(branches, found.chunk(len(branches)), strict=True))
 
 
 def _checked_ratios(timesteps: Sequence[float]) -> tuple[float, float]:

@@ -25,4 +25,4 @@ class SDS(Loss):
 
     def gradient(self, branches: Branches) -> tuple[Tensor, dict[str, float]]:
         """ε̂^tgt − ε_t."""
-        return branches.eps_tgt - branches.eps, {}
+        return branches.predictions["tgt"] - branches.eps, {}

@@ -195,11 +195,13 @@ def _trainer(
     allow = list(cfg.allow_modules)
     prompts = [text + cfg.suffix for text in (cfg.prompt, scene.source_prompt)]
     texts = [backbone.encode_prompt([prompt], cfg.negative) for prompt in prompts]
+    loss = instantiate(cfg.loss, allow_modules=allow)
+    loss.begin(backbone, prompt=prompts[0], source=prompts[1], negative=cfg.negative)
     objective = EditObjective(
         scene,
         representation,
         backbone,
-        instantiate(cfg.loss, allow_modules=allow),
+        loss,
         *texts,
         batch_size=cfg.batch_size,
         hold_view=cfg.hold_view,
