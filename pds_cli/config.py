@@ -69,6 +69,7 @@ class EditConfig(CommonConfig):
     representation: Any = MISSING
     backbone: Any = MISSING
     loss: Any = MISSING
+    editor: Any = None
     optimizer: Any = MISSING
     refine: Any = None
     logger: Any = MISSING
@@ -185,6 +186,25 @@ class CompareConfig(CommonConfig):
     runs: list[str] = field(default_factory=list)
     benchmark: Any = None
     backbone: Any = MISSING
+
+
+@dataclass
+class EvalConfig(CommonConfig):
+    """`pds eval`."""
+
+    run: str | None = None
+    runs: list[str] = field(default_factory=list)
+    clip: str | None = None
+
+
+@dataclass
+class StudyConfig(CommonConfig):
+    """`pds study`."""
+
+    runs: list[str] = field(default_factory=list)
+    collect: list[str] = field(default_factory=list)
+    key: str | None = None
+    question: str = MISSING
 
 
 @dataclass
@@ -347,6 +367,44 @@ class SDEditConf(Target):
     guidance: float = MISSING
     strength: Any = MISSING  # a ratio, or two
     eta: float = MISSING
+
+
+@dataclass
+class NoEditorConf:
+    """No editor. It has the dials that editors share, for sweeps over editors."""
+
+    _target_: Any = None
+    steps: int | None = None
+    guidance: float | None = None
+    strength: Any = None
+
+
+@dataclass
+class DDIMInversionConf(Target):
+    steps: int = MISSING
+    guidance: float = MISSING
+    source_guidance: float = MISSING
+    strength: float = MISSING
+
+
+@dataclass
+class InstructPix2PixConf(Target):
+    model: str = MISSING
+    steps: int = MISSING
+    guidance: float = MISSING
+    image_guidance: float = MISSING
+    strength: Any = MISSING  # a ratio, or two
+    device: str = MISSING
+    dtype: str = MISSING
+
+
+@dataclass
+class DatasetUpdateConf(Target):
+    every: int = MISSING
+    batch_size: int = MISSING
+    input: str = MISSING
+    initial: str = MISSING
+    keep_detail: bool = MISSING
 
 
 @dataclass
@@ -553,6 +611,8 @@ VERB_SCHEMAS: dict[str, type] = {
     "sample": SampleConfig,
     "pretrain": PretrainConfig,
     "compare": CompareConfig,
+    "eval": EvalConfig,
+    "study": StudyConfig,
     "import": ImportConfig,
     "render": RenderConfig,
     "export": ExportConfig,
@@ -571,6 +631,12 @@ GROUP_SCHEMAS: dict[str, type] = {
     "loss/ids": IDSConf,
     "loss/cds": CDSConf,
     "loss/vsd": VSDConf,
+    "loss/dataset_update": DatasetUpdateConf,
+    "editor/none": NoEditorConf,
+    "editor/sdedit": SDEditConf,
+    "editor/ddim_inversion": DDIMInversionConf,
+    "editor/ddpm_inversion": DDIMInversionConf,
+    "editor/instruct_pix2pix": InstructPix2PixConf,
     "scene/figurine": ToyboxSceneConf,
     "scene/figurine2d": FigurineSceneConf,
     "scene/image": ImageSceneConf,
@@ -864,6 +930,19 @@ def choice(group: str) -> str:
     return str(HydraConfig.get().runtime.choices.get(group, ""))
 
 
+def method_of(loss: str, editor: str) -> str:
+    """What edits, for folders and reports: a loss, an editor, or a dataset update with one.
+
+    >>> method_of("pds", "none"), method_of("pds", "sdedit")
+    ('pds', 'sdedit')
+    >>> method_of("dataset_update", "sdedit")
+    'dataset_update_sdedit'
+    """
+    if editor in ("", "none", "None"):
+        return loss
+    return f"{loss}_{editor}" if loss == "dataset_update" else editor
+
+
 def said_source(text: str, *, _root_: DictConfig) -> str:
     """The `source=` of the command line, or `text` where nothing was said."""
     said = OmegaConf.select(_root_, "source")
@@ -881,6 +960,7 @@ def register() -> None:
     OmegaConf.register_new_resolver("pds_folder", output_folder, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("pds_result", result_folder, replace=True)
     OmegaConf.register_new_resolver("pds_source", said_source, replace=True)
+    OmegaConf.register_new_resolver("pds_method", method_of, replace=True)
 
 
 register()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -51,6 +51,8 @@ class StableDiffusion(Backbone):
 
     latent_shift: Tensor
     latent_scale: Tensor
+    # Latents that the UNet sees side by side: one, or two for a model that also sees an image.
+    image_inputs: ClassVar[int] = 1
 
     def __init__(
         self,
@@ -107,11 +109,16 @@ class StableDiffusion(Backbone):
             tokenizers.append(_load_tokenizer(checkpoint, "tokenizer_2"))
         self.text_encoders = torch.nn.ModuleList(encoders)
         self.tokenizers = tokenizers
-        found, wanted = self.unet.config.in_channels, self.vae.config.latent_channels
-        if found != wanted:
+        found, latent = self.unet.config.in_channels, self.vae.config.latent_channels
+        if found != latent * self.image_inputs:
+            kind = (
+                "inpainting and instruction-tuned models are not text-to-image backbones"
+                if self.image_inputs == 1
+                else "it is not instruction-tuned, as timbrooks/instruct-pix2pix is"
+            )
             raise UserError(
                 f"{checkpoint.folder} has a UNet of {found} input channels where the VAE gives "
-                f"{wanted}: inpainting and instruction-tuned models are not text-to-image backbones"
+                f"{latent}: {kind}"
             )
 
     def _read_schedule(self, checkpoint: Checkpoint) -> None:

@@ -48,7 +48,7 @@ class SDEdit(Editor):
         if not 0 <= eta <= 1:
             raise UserError(f"editor.eta={eta} must lie between 0 (DDIM) and 1 (DDPM)")
         self.steps, self.guidance, self.eta = steps, float(guidance), float(eta)
-        self.strength = _checked_strength(strength)
+        self.strength = checked_strength(strength)
 
     @torch.no_grad()
     def edit(
@@ -62,7 +62,7 @@ class SDEdit(Editor):
         generator: torch.Generator,
     ) -> Tensor:
         """See `Editor.edit`; `source` and `text_src` are not looked at."""
-        start = self._start(backbone.num_train_timesteps, generator)
+        start = start_of(self.strength, backbone.num_train_timesteps, generator)
         x0 = encode(backbone, image)
         if start < 0:
             return decode(backbone, x0, image)
@@ -72,7 +72,7 @@ class SDEdit(Editor):
             backbone,
             backbone.add_noise(x0, t, eps.to(x0.device)),
             text_tgt.expand(len(x0)),
-            steps=self._share(start, backbone.num_train_timesteps),
+            steps=share_of(self.steps, start, backbone.num_train_timesteps),
             guidance=self.guidance,
             start=start,
             eta=self.eta,
@@ -80,23 +80,26 @@ class SDEdit(Editor):
         )
         return decode(backbone, x0, image)
 
-    def _start(self, num_train_timesteps: int, generator: torch.Generator) -> int:
-        """The timestep to begin at; −1 is the clean image."""
-        low, high = self.strength
-        share = torch.rand((), generator=generator, dtype=torch.float64, device=generator.device)
-        return round((low + (high - low) * float(share)) * num_train_timesteps) - 1
 
-    def _share(self, start: int, num_train_timesteps: int) -> int:
-        """How many steps of the walk lie below `start`."""
-        if self.steps > num_train_timesteps:
-            raise UserError(
-                f"editor.steps={self.steps} is more than the backbone's {num_train_timesteps} "
-                "timesteps"
-            )
-        return max(1, round(self.steps * (start + 1) / num_train_timesteps))
+def start_of(strength: tuple[float, float], total: int, generator: torch.Generator) -> int:
+    """The timestep to begin at, drawn from a range of strengths; −1 is the clean image."""
+    low, high = strength
+    share = torch.rand((), generator=generator, dtype=torch.float64, device=generator.device)
+    return round((low + (high - low) * float(share)) * total) - 1
 
 
-def _checked_strength(strength: float | Sequence[float]) -> tuple[float, float]:
+def share_of(steps: int, start: int, total: int) -> int:
+    """How many of a walk's `steps` lie below `start`, of `total` timesteps; at least one.
+
+    Raises:
+        UserError: more steps than timesteps.
+    """
+    if steps > total:
+        raise UserError(f"editor.steps={steps} is more than the backbone's {total} timesteps")
+    return max(1, round(steps * (start + 1) / total))
+
+
+def checked_strength(strength: float | Sequence[float]) -> tuple[float, float]:
     """The range of strengths as two floats, or a UserError."""
     try:
         values = [float(strength)] * 2 if isinstance(strength, int | float) else list(strength)

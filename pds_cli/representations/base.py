@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from pds_cli.errors import UserError
 from pds_cli.scenes.base import Region, View
 from pds_cli.scenes.cameras import Camera
 
@@ -114,6 +115,17 @@ class Representation(torch.nn.Module, ABC):
             NotImplementedError: where sources are always images.
         """
         raise NotImplementedError(f"{type(self).__name__} edits views that have an image")
+
+    def show(self, view: View, image: Tensor) -> None:
+        """Sets θ so that the view shows `image` [1,3,H,W] in [0,1].
+
+        Raises:
+            UserError: where θ is no picture.
+        """
+        raise UserError(
+            "editor=… alone edits a picture, and this scene is none: use representation=image, "
+            "or loss=dataset_update beside it, which fits a scene to edited views"
+        )
 
     def begin_edit(self) -> None:
         """Called before the first step of an edit in this process."""

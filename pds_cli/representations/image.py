@@ -82,6 +82,21 @@ class ImageRepresentation(Representation):
         return self.theta if self.parametrisation == "latent" else None
 
     @torch.no_grad()
+    def show(self, view: View, image: Tensor) -> None:
+        """Takes an image [1,3,H,W] in [0,1] for θ; a latent takes what the VAE makes of it."""
+        size = self.backbone.image_size(*self.view_size)
+        wanted = resize(image.to(self.theta.device), *size)
+        latent = self.parametrisation == "latent"
+        self.theta.copy_(self.backbone.encode_image(wanted) if latent else wanted)
+
+    @property
+    def view_size(self) -> tuple[int, int]:
+        """Height and width of the source in pixels."""
+        assert self.view.image is not None
+        height, width = self.view.image.shape[-2:]
+        return height, width
+
+    @torch.no_grad()
     def regularise(self) -> None:
         """Brings pixels back into [0,1]; latents have no bounds."""
         if self.parametrisation == "pixels":

@@ -21,6 +21,7 @@ RESULTS = (
     "summary.json",
     "strip.png",
     "report.html",
+    "eval.json",
     "error.txt",
 )
 
@@ -42,6 +43,24 @@ def environment(device: str = "cpu", seed: int | None = None) -> dict[str, Any]:
         "device": device,
         "seed": seed,
     }
+
+
+def peak_memory() -> dict[str, float]:
+    """The most memory that this process held so far, `memory_mb`, and on CUDA `gpu_memory_mb`.
+
+    In a sweep, whose jobs share a process, that is the most of the jobs so far.
+    """
+    import torch
+
+    found = {}
+    if torch.cuda.is_available():
+        found["gpu_memory_mb"] = torch.cuda.max_memory_allocated() / 1e6
+    try:
+        import resource
+    except ImportError:  # Windows
+        return found
+    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"memory_mb": held / (1e6 if sys.platform == "darwin" else 1e3), **found}
 
 
 class RunFolder:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -12,18 +13,22 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from pds_cli.config import choice, run_folder
+from pds_cli.config import choice, method_of, run_folder
+from pds_cli.errors import UserError
 from pds_cli.instantiate import resolve_config
 
 if TYPE_CHECKING:
-    from pds_cli.backbones.base import Backbone
+    from pds_cli.backbones.base import Backbone, Text
+    from pds_cli.editors.base import Editor
     from pds_cli.representations.base import Representation
     from pds_cli.runs.folder import RunFolder
     from pds_cli.scenes.base import Scene
-    from pds_cli.trainer import Trainer
+    from pds_cli.trainer import Objective, Trainer
 
 HELP = "edit what a scene shows, by text, and keep the rest"
 CONFIG = "edit"
+METHOD = ("loss", "editor")
+DATASET_UPDATE = "pds_cli.dataset_update.DatasetUpdateObjective"
 # Whose options the run folder names, for reports and comparisons.
 GROUPS = ("scene", "representation", "backbone", "loss")
 DEFAULTS = {"guidance": 7.5, "source_guidance": None, "steps": 500, "lr": 0.02}
@@ -63,7 +68,7 @@ def chosen(run: RunFolder | None = None) -> dict[str, str]:
         with suppress(OSError, ValueError, KeyError, TypeError):
             text = (run.path / "environment.json").read_text(encoding="utf-8")
             return dict(json.loads(text)["choices"])
-    return {group: choice(group) for group in GROUPS}
+    return {**{group: choice(group) for group in GROUPS}, "loss": method_of(*map(choice, METHOD))}
 
 
 def resolved(cfg: DictConfig) -> DictConfig:
@@ -187,30 +192,18 @@ def _trainer(
     logger: Any,
 ) -> Trainer:
     from pds_cli.dataset_update import refine_stage
-    from pds_cli.editing import EditObjective
-    from pds_cli.instantiate import instantiate
+    from pds_cli.editors.objective import EditorObjective
     from pds_cli.runs.settings import fingerprint
     from pds_cli.trainer import EarlyStop, Stage, Trainer, configured_optimizer
 
     allow = list(cfg.allow_modules)
     prompts = [text + cfg.suffix for text in (cfg.prompt, scene.source_prompt)]
     texts = [backbone.encode_prompt([prompt], cfg.negative) for prompt in prompts]
-    loss = instantiate(cfg.loss, allow_modules=allow)
-    loss.begin(backbone, prompt=prompts[0], source=prompts[1], negative=cfg.negative)
-    objective = EditObjective(
-        scene,
-        representation,
-        backbone,
-        loss,
-        *texts,
-        batch_size=cfg.batch_size,
-        hold_view=cfg.hold_view,
-        seed=cfg.seed,
-    )
+    objective = _objective(cfg, scene, backbone, representation, prompts, texts)
     stage = Stage(
         "edit",
         objective,
-        steps=cfg.steps,
+        steps=1 if isinstance(objective, EditorObjective) else cfg.steps,
         optimizer=configured_optimizer(cfg.optimizer, cfg.lr, allow),
         schedule=cfg.lr_schedule,
         warmup=cfg.warmup,
@@ -228,6 +221,58 @@ def _trainer(
     )
 
 
+def _objective(
+    cfg: DictConfig,
+    scene: Scene,
+    backbone: Backbone,
+    representation: Representation,
+    prompts: Sequence[str],
+    texts: Sequence[Text],
+) -> Objective:
+    """A loss, an editor on its own, or a dataset update with an editor; target first."""
+    from pds_cli.editing import EditObjective
+    from pds_cli.editors.objective import EditorObjective
+    from pds_cli.instantiate import instantiate
+
+    allow = list(cfg.allow_modules)
+    words = {"prompt": prompts[0], "source": prompts[1], "negative": cfg.negative}
+    parts = (scene, representation, backbone)
+    editor = _editor(cfg)
+    if editor is not None:
+        editor.begin(**words)
+    if cfg.loss._target_ == DATASET_UPDATE:
+        if editor is None:
+            raise UserError(
+                "loss=dataset_update redraws views with an editor: add editor=ddpm_inversion, or "
+                "another (pds list editor)"
+            )
+        return instantiate(cfg.loss, *parts, editor, *texts, seed=cfg.seed, allow_modules=allow)
+    if editor is not None:
+        return EditorObjective(*parts, editor, *texts)
+    loss = instantiate(cfg.loss, allow_modules=allow)
+    loss.begin(backbone, **words)
+    options = {"batch_size": cfg.batch_size, "hold_view": cfg.hold_view, "seed": cfg.seed}
+    return EditObjective(*parts, loss, *texts, **options)
+
+
+def _editor(cfg: DictConfig) -> Editor | None:
+    """What the config group `editor` describes; None for `editor=none`."""
+    from pds_cli.instantiate import instantiate
+
+    node = cfg.get("editor")  # runs of earlier versions have none
+    if node is None:
+        return None
+    if node._target_ is not None:
+        return instantiate(node, allow_modules=list(cfg.allow_modules))
+    for key in ("steps", "guidance", "strength"):
+        if node[key] is not None:
+            raise UserError(
+                f"editor.{key}={node[key]} needs an editor, such as editor=sdedit; without one it "
+                f"is {key}=… alone"
+            )
+    return None
+
+
 def _finish(
     cfg: DictConfig,
     run: RunFolder,
@@ -238,6 +283,7 @@ def _finish(
 ) -> None:
     """Final renders, strip, exports, metrics and summary."""
     from pds_cli.outcome import save_views
+    from pds_cli.runs.folder import peak_memory
 
     truths = scene.ground_truth_views(cfg.prompt)
     if not truths:
@@ -255,6 +301,7 @@ def _finish(
             "source_prompt": scene.source_prompt,
             "seconds": trainer.seconds,
             "steps": trainer.total_steps,
+            **peak_memory(),
             "metrics": metrics,
             "status": status,
         },

@@ -1,0 +1,1 @@
+"""What `pds eval` and `pds study` do: scores of finished runs, tables, and blinded comparisons."""

@@ -1,0 +1,164 @@
+"""The scores of one finished run, from the pictures and facts in its folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pds_cli.errors import UserError
+from pds_cli.files import write_text
+from pds_cli.images import read_image, resize
+from pds_cli.metrics.clip import Clip
+from pds_cli.outcome import mean_scores, similarity
+from pds_cli.runs.record import RunRecord, number, read_run
+
+FILE = "eval.json"
+TITLES = {
+    "clip_score": "CLIP score ↑",
+    "clip_direction": "CLIP direction ↑",
+    "lpips_source": "LPIPS to source ↓",
+    "psnr_source": "PSNR to source, dB",
+    "ssim_source": "SSIM to source",
+    "lpips_truth": "LPIPS to truth ↓",
+    "psnr_truth": "PSNR to truth, dB ↑",
+    "ssim_truth": "SSIM to truth ↑",
+    "seconds": "s",
+    "memory_mb": "MB",
+    "gpu_memory_mb": "GPU MB",
+}
+
+FACTS = ("seconds", "memory_mb", "gpu_memory_mb")
+
+
+@dataclass
+class RunScores:
+    """Scores of a run, means over its views.
+
+    clip: `name` and `fingerprint` of the model behind the CLIP scores; empty without any.
+    """
+
+    record: RunRecord
+    scores: dict[str, float]
+    views: int
+    clip: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def method(self) -> str:
+        """What edited: the loss, the editor, or a dataset update with one."""
+        return self.record.choice("loss")
+
+
+def find_runs(names: Sequence[str]) -> tuple[list[RunRecord], list[str]]:
+    """The finished edits in the named folders, and a sentence for each that cannot be used.
+
+    A folder that is no finished edit itself, such as a sweep's, stands for those below it.
+    """
+    found: dict[Path, RunRecord] = {}
+    wrong: list[str] = []
+    for name in names:
+        folder = Path(name).expanduser()
+        try:
+            records = [read_run(folder)]
+            reason = _unusable(records[0])
+        except UserError as error:
+            records, reason = [], str(error)
+        if reason is not None:
+            records = _below(folder) or records
+            if not records:
+                wrong.append(reason)
+        for record in records:
+            reason = _unusable(record)
+            if reason is None:
+                found[record.path.resolve()] = record
+            else:
+                wrong.append(f"{record.path}: {reason}")
+    return list(found.values()), wrong
+
+
+def _below(folder: Path) -> list[RunRecord]:
+    """The edits below a folder, finished or failed."""
+    places = {path.parent for name in ("summary.json", "error.txt") for path in folder.rglob(name)}
+    records = [read_run(place) for place in sorted(places - {folder})]
+    return [r for r in records if r.summary.get("verb", "edit") == "edit"]
+
+
+def _unusable(record: RunRecord) -> str | None:
+    """Why a run cannot be scored, or None."""
+    if record.status == "failed":
+        return f"failed: {record.error_line()}"
+    if not record.finals.get("result"):
+        return "has no result yet" if not record.problems else record.problems[0]
+    if not record.finals.get("source"):
+        return "has no pictures of its source"
+    if record.problems:
+        return record.problems[0]
+    return None
+
+
+def score_run(record: RunRecord, clip: Clip | None) -> RunScores:
+    """Scores a run, and keeps the scores in its folder as `eval.json`.
+
+    Every view that the run rendered at its end counts alike, at the size it was rendered,
+    without crops other than CLIP's own. Without a CLIP model, CLIP scores that an earlier
+    evaluation left are taken over.
+
+    Raises:
+        UserError: a picture of the run is damaged.
+    """
+    rows: list[dict[str, float]] = []
+    for view, path in sorted(record.finals["result"].items()):
+        result = _picture(path)
+        row: dict[str, float] = {}
+        for kind in ("source", "truth"):
+            other = record.final(kind, view)
+            if other is None:
+                continue
+            reference = resize(_picture(other), *result.shape[-2:])
+            row |= similarity(result, reference, kind)
+            if kind == "source" and clip is not None:
+                row["clip_score"] = clip.score(result, record.prompt)
+                row["clip_direction"] = clip.direction(
+                    result, reference, record.prompt, record.source_prompt
+                )
+        rows.append(row)
+    scores = mean_scores(rows) | _facts(record)
+    found = RunScores(record, scores, len(rows))
+    if clip is not None:
+        found.clip = {"name": clip.name, "fingerprint": clip.fingerprint}
+    else:
+        _take_over(found)
+    kept = {"clip": found.clip, "views": found.views, "scores": found.scores}
+    write_text(record.path / FILE, json.dumps(kept, indent=2) + "\n")
+    return found
+
+
+def _facts(record: RunRecord) -> dict[str, float]:
+    """Time and memory, where the run says them."""
+    found = {key: number(record.summary.get(key)) for key in FACTS}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _take_over(found: RunScores) -> None:
+    """CLIP scores of an earlier evaluation of the same run."""
+    try:
+        kept: dict[str, Any] = json.loads((found.record.path / FILE).read_text(encoding="utf-8"))
+        clip = {str(k): str(v) for k, v in dict(kept["clip"]).items()}
+        scores = {k: float(v) for k, v in kept["scores"].items() if k.startswith("clip_")}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return
+    if clip:
+        found.clip = clip
+        found.scores |= scores
+
+
+@torch.no_grad()
+def _picture(path: Path) -> Tensor:
+    image = read_image(path).image
+    assert image is not None
+    return image

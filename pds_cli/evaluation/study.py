@@ -1,0 +1,209 @@
+"""A blinded study: which result of several methods people prefer, and what they answered.
+
+The page shows a source, its prompt and the methods' results in an order of its own for each
+viewer, without their names, and lets the viewer save a file of answers. `key.json` stays behind:
+it says which method each mark on the page stands for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pds_cli.errors import UserError
+from pds_cli.files import write_text
+from pds_cli.runs.page import Picture, animation, picture, render
+from pds_cli.runs.record import RunRecord, natural
+
+KEY = "key.json"
+FILM = Path("exports") / "turntable.gif"
+FILM_BEFORE = Path("exports") / "turntable_before.gif"
+NONE = "none"
+
+
+@dataclass(frozen=True)
+class Option:
+    """A result on the page: its mark says nothing about its method."""
+
+    mark: str
+    picture: Picture
+
+
+@dataclass(frozen=True)
+class Question:
+    """A source, its prompts, and the results to choose from."""
+
+    mark: str
+    prompt: str
+    source_prompt: str
+    source: Picture | None
+    options: list[Option]
+
+
+def build(runs: Sequence[RunRecord], seed: int) -> tuple[list[Question], dict[str, Any]]:
+    """The questions, one for each edit that several methods made, and the key to their marks.
+
+    Runs belong together that share scene, prompts and seed. Films are shown where all runs of a
+    question have one, else the first view.
+
+    Raises:
+        UserError: no edit was made by two methods, or by one method twice.
+    """
+    groups: dict[tuple[str, ...], dict[str, RunRecord]] = {}
+    for run in runs:
+        seeded = str(run.config.get("seed", ""))
+        scene = json.dumps(run.config.get("scene", {}), sort_keys=True, default=str)
+        group = groups.setdefault((scene, run.source_prompt, run.prompt, seeded), {})
+        method = run.choice("loss")
+        if method in group:
+            raise UserError(
+                f"{group[method].path} and {run.path} are the same edit by {method}; name one"
+            )
+        group[method] = run
+    several = [group for group in groups.values() if len(group) > 1]
+    if not several:
+        raise UserError(
+            "a study compares results of two methods or more for one edit, and these runs hold "
+            "none; pds edit -m loss=sds,dds,pds makes some"
+        )
+    key: dict[str, Any] = {"options": {}, "questions": {}}
+    questions = [_question(group, seed, key) for group in several]
+    text = json.dumps(key, sort_keys=True)
+    key["study"] = hashlib.sha256(text.encode()).hexdigest()[:12]
+    return questions, key
+
+
+def _question(group: Mapping[str, RunRecord], seed: int, key: dict[str, Any]) -> Question:
+    first = next(iter(group.values()))
+    mark = _mark(seed, "question", first)
+    filmed = all((run.path / name).is_file() for run in group.values() for name in (FILM,))
+    view = min(first.finals["result"], key=natural)
+    options = []
+    for method, run in group.items():
+        shown = animation(run.path / FILM) if filmed else None
+        shown = shown or picture(run.final("result", view), 640)
+        if shown is None:
+            raise UserError(f"{run.path} has no picture of {view} that could be read")
+        option = Option(_mark(seed, method, run), shown)
+        key["options"][option.mark] = {"method": method, "run": str(run.path)}
+        options.append(option)
+    source = animation(first.path / FILM_BEFORE) if filmed else None
+    source = source or picture(first.final("source", view), 640)
+    key["questions"][mark] = {
+        "prompt": first.prompt,
+        "options": [option.mark for option in options],
+    }
+    # By mark, so that the page's own order says nothing either.
+    options.sort(key=lambda option: option.mark)
+    return Question(mark, first.prompt, first.source_prompt, source, options)
+
+
+def _mark(seed: int, kind: str, run: RunRecord) -> str:
+    text = f"{seed} {kind} {run.path.resolve()}"
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def write_study(runs: Sequence[RunRecord], folder: Path, *, question: str, seed: int) -> Path:
+    """Writes `study.html`, which is sent to people, and `key.json`, which is not."""
+    questions, key = build(runs, seed)
+    page = render(
+        "study.html.j2", wide=False, title=question, questions=questions, study=key["study"]
+    )
+    write_text(folder / KEY, json.dumps(key, indent=2) + "\n")
+    return write_text(folder / "study.html", page)
+
+
+# --- answers -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One choice: which methods were shown, and which was preferred (None: none of them)."""
+
+    shown: tuple[str, ...]
+    chosen: str | None
+
+
+def collect(files: Sequence[str], key: Mapping[str, Any]) -> tuple[list[Answer], list[str]]:
+    """All answers of the files, and a sentence for each file that cannot be used.
+
+    A file that is there twice (the same viewer) counts once, the last.
+
+    Raises:
+        UserError: no file can be used.
+    """
+    sheets: dict[str, list[Answer]] = {}
+    wrong: list[str] = []
+    for name in files:
+        try:
+            data = json.loads(Path(name).expanduser().read_text(encoding="utf-8"))
+            viewer, answers = _answers(data, key)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            wrong.append(f"{name}: {error}")
+            continue
+        sheets[viewer] = answers
+    found = [answer for answers in sheets.values() for answer in answers]
+    if not found:
+        raise UserError(f"there are no answers in {', '.join(files)}: {'; '.join(wrong)}")
+    return found, wrong
+
+
+def _answers(data: Mapping[str, Any], key: Mapping[str, Any]) -> tuple[str, list[Answer]]:
+    if data["study"] != key["study"]:
+        raise ValueError(f"answers of another study, {data['study']}; this key is {key['study']}'s")
+    methods = {mark: option["method"] for mark, option in key["options"].items()}
+    answers = []
+    for each in data["answers"]:
+        options = key["questions"][each["question"]]["options"]
+        chosen = None if each["chosen"] == NONE else methods[each["chosen"]]
+        if chosen is not None and each["chosen"] not in options:
+            raise ValueError(f"{each['chosen']} was no option of {each['question']}")
+        answers.append(Answer(tuple(methods[mark] for mark in options), chosen))
+    return str(data["viewer"]), answers
+
+
+def wilson(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:
+    """The 95 % score interval of a share.
+
+    Source: Wilson, Probable Inference, JASA 22(158), 1927.
+
+    >>> [round(x, 3) for x in wilson(5, 10)]
+    [0.237, 0.763]
+    """
+    share, scale = successes / trials, 1 + z * z / trials
+    middle = share + z * z / (2 * trials)
+    reach = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
+    return (middle - reach) / scale, (middle + reach) / scale
+
+
+def preferences(answers: Sequence[Answer]) -> dict[str, dict[str, float]]:
+    """method → votes, questions where it was shown, share of them, and the share's interval."""
+    found: dict[str, dict[str, float]] = {}
+    for method in dict.fromkeys(name for answer in answers for name in answer.shown):
+        shown = [answer for answer in answers if method in answer.shown]
+        votes = sum(answer.chosen == method for answer in shown)
+        low, high = wilson(votes, len(shown))
+        share = votes / len(shown)
+        found[method] = {
+            "votes": votes, "shown": len(shown), "share": share, "low": low, "high": high,
+        }  # fmt: skip
+    return dict(sorted(found.items(), key=lambda item: -item[1]["share"]))
+
+
+def markdown(answers: Sequence[Answer]) -> str:
+    """The table of preferences."""
+    lines = ["| method | preferred | of | share | 95 % interval |", "|---|---|---|---|---|"]
+    for method, row in preferences(answers).items():
+        interval = f"{100 * row['low']:.0f} to {100 * row['high']:.0f} %"
+        lines.append(
+            f"| {method} | {row['votes']} | {row['shown']} | {100 * row['share']:.0f} % "
+            f"| {interval} |"
+        )
+    nothing = sum(answer.chosen is None for answer in answers)
+    lines += ["", f"{len(answers)} answers, {nothing} of them for none of the results."]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,62 @@
+"""pds eval <run> <run> … : scores finished runs, and tables of methods with intervals.
+
+A folder that holds runs, such as a sweep's, stands for all of them. CLIP scores need a model:
+`clip=<hub id or folder>`.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from pds_cli.config import run_folder
+from pds_cli.errors import UserError
+
+HELP = "score finished runs: CLIP, LPIPS, PSNR, SSIM, time, memory"
+CONFIG = "eval"
+POSITIONAL = "runs"
+
+
+def main(cfg: DictConfig) -> Path:
+    """Writes `table.md` and `results.json`; returns the table's path."""
+    from pds_cli.evaluation.scores import find_runs, score_run
+    from pds_cli.evaluation.table import markdown, one_clip, summary
+    from pds_cli.files import write_text
+    from pds_cli.metrics.clip import Clip
+    from pds_cli.progress import Progress
+    from pds_cli.runs.folder import RunFolder
+
+    names = [*([cfg.run] if cfg.run else []), *cfg.runs]
+    if not names:
+        raise UserError("there is nothing to score: name run folders, as in pds eval outputs/a")
+    found, wrong = find_runs(names)
+    for reason in wrong:
+        print(f"pds eval: skipped: {reason}", file=sys.stderr)
+    if not found:
+        raise UserError("none of these folders holds a finished pds edit; see above")
+    clip = None if cfg.clip is None else Clip(cfg.clip, device=cfg.device)
+    runs = []
+    with Progress("runs", len(found)) as progress:
+        for record in found:
+            try:
+                runs.append(score_run(record, clip))
+            except UserError as error:
+                print(f"pds eval: skipped: {record.path}: {error}", file=sys.stderr)
+            progress.update(len(runs))
+    if not runs:
+        raise UserError("none of these runs could be scored; see above")
+    text = markdown(runs)
+    folder = RunFolder(run_folder())
+    folder.write_config(cfg)
+    each = [
+        {"run": str(run.record.path), "method": run.method, "views": run.views, **run.scores}
+        for run in runs
+    ]
+    results = {"clip": one_clip(runs), "methods": summary(runs), "runs": each}
+    folder.write_json("results.json", results)
+    table = write_text(folder.path / "table.md", text)
+    print(text)
+    print(f"results: {table}")
+    return table

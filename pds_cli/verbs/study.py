@@ -1,0 +1,74 @@
+"""pds study <run> <run> … : a blinded page that asks which method's result people prefer.
+
+Send `study.html` to people and keep `key.json`. Each saves a file of answers; then
+
+    pds study collect=[answers_1.json,answers_2.json] key=<folder>/key.json
+
+prints how often each method was preferred, with intervals.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from pds_cli.config import run_folder
+from pds_cli.errors import UserError
+
+HELP = "a blinded comparison of methods for people, and its result"
+CONFIG = "study"
+POSITIONAL = "runs"
+
+
+def main(cfg: DictConfig) -> Path:
+    """Returns the page, or the table of preferences."""
+    if cfg.collect:
+        return _collect(cfg)
+    return _make(cfg)
+
+
+def _make(cfg: DictConfig) -> Path:
+    from pds_cli.evaluation.scores import find_runs
+    from pds_cli.evaluation.study import write_study
+    from pds_cli.runs.folder import RunFolder
+
+    if not cfg.runs:
+        raise UserError(
+            "there is nothing to show: name run folders, as in pds study outputs/a outputs/b, or "
+            "answers, as in pds study collect=[answers.json] key=<folder>/key.json"
+        )
+    found, wrong = find_runs(list(cfg.runs))
+    for reason in wrong:
+        print(f"pds study: skipped: {reason}", file=sys.stderr)
+    folder = RunFolder(run_folder())
+    page = write_study(found, folder.path, question=cfg.question, seed=cfg.seed)
+    folder.write_config(cfg)
+    print(f"to send: {page}\nto keep: {folder.path / 'key.json'}")
+    return page
+
+
+def _collect(cfg: DictConfig) -> Path:
+    from pds_cli.evaluation.study import collect, markdown, preferences
+    from pds_cli.files import write_text
+    from pds_cli.runs.folder import RunFolder
+
+    if cfg.key is None:
+        raise UserError("key= is missing: name the key.json that was written beside the page")
+    try:
+        key = json.loads(Path(cfg.key).expanduser().read_text(encoding="utf-8"))
+        key["study"], key["options"], key["questions"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"key={cfg.key} is no key of a study: {error}") from error
+    answers, wrong = collect(list(cfg.collect), key)
+    for reason in wrong:
+        print(f"pds study: skipped: {reason}", file=sys.stderr)
+    folder = RunFolder(run_folder())
+    folder.write_config(cfg)
+    folder.write_json("results.json", preferences(answers))
+    table = write_text(folder.path / "table.md", markdown(answers))
+    print(table.read_text(encoding="utf-8"))
+    print(f"results: {table}")
+    return table

@@ -1,0 +1,286 @@
+"""Editors that invert, InstructPix2Pix, and editors on the command line."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_stable_diffusion import LENGTH, build_text_encoder, build_vae, fill, write_tokenizer
+from torch import Tensor
+
+from pds_cli.backbones.embedded import EmbeddedBackbone
+from pds_cli.backbones.mixture import MixtureBackbone
+from pds_cli.editors import DDIMInversion, DDPMInversion, Editor
+from pds_cli.editors.base import decode, encode
+from pds_cli.editors.instruct_pix2pix import InstructModel, InstructPix2Pix
+from pds_cli.errors import UserError
+from pds_cli.sampling import ddim_timesteps
+
+ROBOT, MAN = "a photo of a robot", "a photo of a man"
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def greys() -> MixtureBackbone:
+    """Dark pictures called a and light ones called b, [3,4,4] in float64."""
+    means = torch.stack([torch.full((3, 4, 4), value).double() for value in (0.3, 0.7)])
+    return MixtureBackbone(means, ["a", "b"], 0.1)
+
+
+def grey(value: float, count: int = 1) -> Tensor:
+    return torch.full((count, 3, 4, 4), value, dtype=torch.float64)
+
+
+def edited(editor: Editor, image: Tensor, target: str, source: str = "a") -> Tensor:
+    backbone = greys()
+    texts = [backbone.encode_prompt([word]) for word in (target, source)]
+    return editor.edit(backbone, image, image, *texts, generator=generator())
+
+
+# --- DDPM inversion ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.5])
+@pytest.mark.parametrize("strength", [0.3, 0.64, 1.0])
+def test_ddpm_inversion_rebuilds_its_source(guidance: float, strength: float) -> None:
+    """The noise maps under the source prompt lead back to x_0, on the toybox backbone."""
+    backbone = EmbeddedBackbone("toybox", device="cpu")
+    image = torch.rand(1, 3, 64, 64, generator=generator(4))
+    x0, text = encode(backbone, image), backbone.encode_prompt([MAN])
+    editor = DDPMInversion(steps=25, source_guidance=guidance, strength=strength)
+    x_t, noise = editor.invert(backbone, x0, text, generator(1))
+    assert float((x_t - x0).abs().mean()) > 0.1
+    again = editor.sample(backbone, x_t, noise, text, guidance)
+    span = float(x0.max() - x0.min())
+    psnr = 20 * math.log10(span) - 10 * math.log10(float((again - x0).square().mean()))
+    assert psnr >= 40
+    other = editor.sample(backbone, x_t, noise, backbone.encode_prompt([ROBOT]), 5.0)
+    assert float((other - x0).abs().mean()) > 10 * float((again - x0).abs().mean())
+
+
+def test_ddpm_inversion_is_the_posterior_by_hand() -> None:
+    """One step of the walk, t = 800 → 600, from the definition of q(x_s | x_t, x_0)."""
+    backbone, text = greys(), greys().encode_prompt(["a"])
+    x_t = torch.randn(1, 3, 4, 4, generator=generator(), dtype=torch.float64)
+    mean, std = DDPMInversion._step(
+        backbone, x_t, torch.tensor(800), torch.tensor([600]), text, 1.0
+    )
+    bar = backbone.alphas_cumprod
+    alpha = bar[800] / bar[600]
+    eps = backbone.predict_noise(x_t, torch.tensor([800]), text, 1.0)
+    clean = (x_t - (1 - bar[800]).sqrt() * eps) / bar[800].sqrt()
+    expected = bar[600].sqrt() * (1 - alpha) / (1 - bar[800]) * clean
+    expected = expected + alpha.sqrt() * (1 - bar[600]) / (1 - bar[800]) * x_t
+    torch.testing.assert_close(mean, expected)
+    variance = (1 - alpha) * (1 - bar[600]) / (1 - bar[800])
+    torch.testing.assert_close(std, variance.sqrt())
+
+
+def test_ddpm_inversion_edits_and_repeats_with_its_generator() -> None:
+    editor = DDPMInversion(steps=50, guidance=1.0, source_guidance=1.0, strength=0.9)
+    image = grey(0.3, 8) + 0.02 * torch.randn(8, 3, 4, 4, generator=generator(2)).double()
+    result = edited(editor, image, "b")
+    assert float(greys().posterior(result, "b").min()) > 0.99
+    torch.testing.assert_close(edited(editor, image, "b"), result)
+    # Where a picture is lighter than another, its edit is: what is particular stays.
+    here, there = image.mean((1, 2, 3)), result.mean((1, 2, 3))
+    assert float(torch.corrcoef(torch.stack([here, there]))[0, 1]) > 0.5
+
+
+# --- DDIM inversion ------------------------------------------------------------------------------
+
+
+def test_ddim_inversion_comes_back_under_its_own_prompt() -> None:
+    image = grey(0.35)
+    still = edited(DDIMInversion(steps=400, guidance=1.0), image, "a")
+    torch.testing.assert_close(still, image, rtol=0, atol=0.02)
+    coarse = edited(DDIMInversion(steps=5, guidance=1.0), image, "a")
+    assert float((coarse - image).abs().max()) > float((still - image).abs().max())
+
+
+def test_ddim_inversion_goes_where_the_prompt_says() -> None:
+    result = edited(DDIMInversion(steps=100, guidance=1.0), grey(0.3), "b")
+    assert float(greys().posterior(result, "b").min()) > 0.99
+    less = edited(DDIMInversion(steps=100, guidance=1.0, strength=0.2), grey(0.3), "b")
+    assert float((less - 0.3).abs().mean()) < float((result - 0.3).abs().mean())
+
+
+@pytest.mark.parametrize("editor", [DDIMInversion(strength=0.0), DDPMInversion(strength=0.0)])
+def test_no_strength_changes_nothing(editor: Editor) -> None:
+    torch.testing.assert_close(edited(editor, grey(0.42), "b"), grey(0.42))
+
+
+@pytest.mark.parametrize("editor", [DDIMInversion(), DDPMInversion()])
+def test_inversion_needs_a_source_prompt(editor: Editor) -> None:
+    backbone = greys()
+    text = backbone.encode_prompt(["a"])
+    with pytest.raises(UserError, match="needs a source prompt"):
+        editor.edit(backbone, grey(0.3), grey(0.3), text, None, generator=generator())
+
+
+@pytest.mark.parametrize("kind", [DDIMInversion, DDPMInversion])
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"steps": 0}, "editor.steps=0 must be"),
+        ({"guidance": math.inf}, "editor.guidance=inf is not a finite number"),
+        ({"strength": 1.5}, "editor.strength=1.5 must lie between 0 and 1"),
+    ],
+)
+def test_an_option_out_of_range_is_refused(
+    kind: type, options: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(UserError, match=sentence):
+        kind(**options)
+
+
+# --- InstructPix2Pix -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def instruct(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    """A tiny random pipeline whose UNet sees two latents, saved in diffusers format."""
+    from diffusers import (
+        DDIMScheduler,
+        StableDiffusionInstructPix2PixPipeline,
+        UNet2DConditionModel,
+    )
+
+    root = tmp_path_factory.mktemp("instruct")
+    tokenizer = write_tokenizer(root / "tokenizer")
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        in_channels=8,
+        out_channels=4,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        attention_head_dim=4,
+        cross_attention_dim=16,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    )
+    pipeline: Any = StableDiffusionInstructPix2PixPipeline(
+        vae=build_vae(),
+        unet=fill(unet, 1),
+        tokenizer=tokenizer,
+        text_encoder=build_text_encoder("sd1", len(tokenizer)),
+        scheduler=DDIMScheduler(
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            clip_sample=False,
+            timestep_spacing="trailing",
+        ),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.save_pretrained(root / "model")
+    return pipeline, root / "model"
+
+
+def test_instruct_pix2pix_is_the_pipelines_own_walk(instruct: tuple[Any, Path]) -> None:
+    """From the same noisy latents, with both guidances, to the same picture."""
+    pipeline, folder = instruct
+    editor = InstructPix2Pix(
+        model=str(folder), steps=5, guidance=3.0, image_guidance=1.7, device="cpu"
+    )
+    editor.begin(prompt="a man", source="")
+    image = torch.rand(1, 3, 32, 32, generator=generator(3))
+    text = editor.model.encode_prompt(["unused"])
+    result = editor.edit(editor.model, image, image, text, None, generator=generator(5))
+    # The same draws, in the same order: strength, then noise.
+    again = generator(5)
+    torch.rand((), generator=again, dtype=torch.float64)
+    x0 = encode(editor.model, image)
+    eps = torch.randn(x0.shape, generator=again)
+    x_t = editor.model.add_noise(x0, torch.tensor([999]), eps)
+    assert pipeline.tokenizer.model_max_length == LENGTH
+    expected = pipeline(
+        "a man",
+        image=image,
+        latents=x_t,
+        num_inference_steps=5,
+        guidance_scale=3.0,
+        image_guidance_scale=1.7,
+        output_type="latent",
+    ).images
+    assert pipeline.scheduler.timesteps.tolist() == ddim_timesteps(1000, 5).tolist()
+    shown = decode(editor.model, expected, image)
+    torch.testing.assert_close(result, shown, rtol=1e-3, atol=1e-3)
+    assert float((result - image).abs().mean()) > 0.01
+
+
+def test_instruct_pix2pix_needs_its_own_kind_of_model(
+    instruct: tuple[Any, Path], tmp_path: Path
+) -> None:
+    from pds_cli.backbones.stable_diffusion import StableDiffusion
+
+    with pytest.raises(UserError, match="instruction-tuned models are not text-to-image"):
+        StableDiffusion(str(instruct[1]), device="cpu")
+    with pytest.raises(UserError, match="missing"):
+        InstructModel(str(tmp_path / "missing"), device="cpu", local_files_only=True)
+
+
+# --- the command line ----------------------------------------------------------------------------
+
+EDITORS = ["sdedit", "ddim_inversion", "ddpm_inversion"]
+
+
+def test_every_editor_edits_a_picture(pds: Callable, tmp_path: Path) -> None:
+    words = ["scene=figurine2d", f"prompt={ROBOT}", f"editor={','.join(EDITORS)}"]
+    done = pds("edit", "-m", *words, "editor.steps=10", "editor.guidance=4", f"out={tmp_path}/all")
+    assert done.code == 0, done.err
+    for i, name in enumerate(EDITORS):
+        summary = json.loads((tmp_path / "all" / str(i) / "summary.json").read_text())
+        assert (summary["loss"], summary["steps"]) == (name, 1)
+        assert 0.02 < summary["metrics"]["lpips_source"] < 0.6
+        assert (tmp_path / "all" / str(i) / "exports" / "result.png").is_file()
+
+
+def test_a_dataset_update_with_any_editor(
+    pds: Callable, instruct: tuple[Any, Path], tmp_path: Path
+) -> None:
+    words = ["edit", "scene=figurine2d", "prompt=a man", "steps=3", "render_every=0"]
+    inversion = pds(*words, "experiment=inversion2nerf", "editor.steps=5", f"out={tmp_path}/a")
+    assert inversion.code == 0, inversion.err
+    instructed = pds(
+        *words,
+        "experiment=instruct_nerf2nerf",
+        f"editor.model={instruct[1]}",
+        "editor.steps=4",
+        "device=cpu",
+        f"out={tmp_path}/b",
+    )
+    assert instructed.code == 0, instructed.err
+    named = [json.loads((tmp_path / x / "summary.json").read_text())["loss"] for x in "ab"]
+    assert named == ["dataset_update_ddpm_inversion", "dataset_update_instruct_pix2pix"]
+
+
+@pytest.mark.parametrize(
+    ("words", "right"),
+    [
+        (["loss=dataset_update"], "add editor=ddpm_inversion"),
+        (["editor=sdedit", "scene=cat_icon"], "editor=… alone edits a picture"),
+        (["editor=sdedit", "editor.strength=2"], "editor.strength=2"),
+        (["editor=ddim_inversion", "editor.steps=0"], "editor.steps=0"),
+        (["editor=photoshop"], "photoshop"),
+        (["editor.guidance=3"], "editor.guidance=3.0 needs an editor"),
+        (["editor=instruct_pix2pix", "editor.model=/nowhere"], "/nowhere"),
+    ],
+)
+def test_bad_words_get_a_sentence(
+    pds: Callable, tmp_path: Path, words: list[str], right: str
+) -> None:
+    found = pds("edit", f"prompt={ROBOT}", *words, f"out={tmp_path}/run")
+    assert found.code == 2
+    assert right in found.err and "Traceback" not in found.err
