@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 PROMPT ?= a photo of a man raising his arms
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test format bench bench-gpu icons fidelity emoji table-svg table-toybox table-nerf-toybox toybox figure-demo figure-nerf figure-toy2d clean
+.PHONY: help install demo test format bench bench-gpu icons fidelity emoji table-svg table-methods table-toybox table-nerf-toybox toybox figure-demo figure-nerf figure-toy2d clean
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -56,12 +56,15 @@ table-toybox: $(STAMP) ## quality: SDS, DDS and PDS against the true edits of th
 	$(BIN)/pds compare benchmark=captions
 	$(BIN)/pds compare benchmark=toybox
 
+table-methods: $(STAMP) ## quality: every loss and editor against the true edits of the toybox
+	$(BIN)/pds compare benchmark=toybox_methods out=outputs/bench/methods
+
 table-nerf-toybox: $(STAMP) ## quality in 3D: six edits of the figurine, seen from all sides
 	$(BIN)/pds compare benchmark=nerf_toybox
 
-table-svg: icons $(STAMP) ## quality on drawings: names of icons, and twelve edits (after make emoji)
-	$(BIN)/pds compare benchmark=icon_names backbone=emoji
-	$(BIN)/pds compare benchmark=icon_edits backbone=emoji
+table-svg: icons $(STAMP) ## quality on drawings: names of icons, and twelve edits
+	$(BIN)/pds compare benchmark=icon_names backbone=emoji out=outputs/bench/icon_names
+	$(BIN)/pds compare benchmark=icon_edits backbone=emoji out=outputs/bench/icon_edits
 
 toybox: $(STAMP) ## render the toybox world and train its backbone (hours on a CPU)
 	$(BIN)/pds pretrain out=outputs/pretrain/first
@@ -75,6 +78,9 @@ toybox: $(STAMP) ## render the toybox world and train its backbone (hours on a C
 emoji: icons $(STAMP) ## train the backbone of icons and their similarity model (hours on a CPU)
 	$(BIN)/pds pretrain out=outputs/pretrain/emoji into=outputs/emoji $(ICONS) 'stages=[denoise]' \
 	  denoise.steps=8000 denoise.lr=8e-4 denoise.high_noise=0.5 denoise.high_noise_from=0.1
+	$(BIN)/pds pretrain out=outputs/pretrain/emoji_second into=outputs/emoji init=outputs/emoji $(ICONS) \
+	  'stages=[denoise]' denoise.steps=6000 denoise.lr=5e-4 denoise.warmup=100 \
+	  denoise.high_noise=0.5 denoise.high_noise_from=0
 	$(BIN)/pds pretrain out=outputs/pretrain/emoji_decode into=outputs/emoji $(ICONS) \
 	  'stages=[decode,similarity]' similarity.steps=2500
 

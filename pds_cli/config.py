@@ -85,6 +85,7 @@ class FitConfig(CommonConfig):
     scene: Any = MISSING
     representation: Any = MISSING
     refine: Any = None  # some scenes choose one for `pds edit`; not used here
+    backbone: Any = None  # likewise
 
 
 @dataclass
@@ -185,6 +186,27 @@ class CompareConfig(CommonConfig):
 
     runs: list[str] = field(default_factory=list)
     benchmark: Any = None
+    backbone: Any = MISSING
+
+
+@dataclass
+class FinetuneConfig(CommonConfig):
+    """`pds finetune`."""
+
+    images: str = MISSING
+    prompt: str = MISSING
+    class_prompt: str | None = None
+    class_images: int = 100
+    prior_weight: float = 1.0
+    method: str = "lora"
+    rank: int = 16
+    steps: int = 400
+    batch_size: int = 1
+    lr: float | None = None
+    warmup: int = 0
+    gradient_checkpointing: bool = False
+    into: str | None = None
+    checkpoint_every: int = 100
     backbone: Any = MISSING
 
 
@@ -611,6 +633,7 @@ VERB_SCHEMAS: dict[str, type] = {
     "sample": SampleConfig,
     "pretrain": PretrainConfig,
     "compare": CompareConfig,
+    "finetune": FinetuneConfig,
     "eval": EvalConfig,
     "study": StudyConfig,
     "import": ImportConfig,
@@ -698,6 +721,8 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
             "frames",
             "components",
             "per_drawing",
+            "class_images",
+            "rank",
         ],
         (lambda x: x >= 1, "a whole number of at least 1"),
     ),
@@ -726,6 +751,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(
         (
             *("weight_decay", "momentum", "noise", "std", "eta", "symmetry", "xing"),
+            "prior_weight",
             *("point_lr", "color_lr", "opacity_lr", "gradient_lr"),
         ),
         (lambda x: math.isfinite(x) and x >= 0, "a finite number of at least 0"),

@@ -279,11 +279,15 @@ def test_cuda_where_there_is_none(tiny_backbone: Path) -> None:
         EmbeddedBackbone(str(tiny_backbone), device="cuda:1")
 
 
-def test_the_shipped_weights_are_small() -> None:
-    if not (PACKAGED / "toybox" / "model_index.json").exists():
-        pytest.skip("the shipped backbone is not trained yet")
-    weights = list((PACKAGED / "toybox").rglob("*.safetensors"))
+@pytest.mark.parametrize(
+    ("name", "prompt"),
+    [
+        ("toybox", "a photo of a man wearing a wizard hat"),
+        ("emoji", "a smiling face with sunglasses"),
+    ],
+)
+def test_the_shipped_weights_are_small(name: str, prompt: str) -> None:
+    weights = list((PACKAGED / name).rglob("*.safetensors"))
     assert weights
     assert sum(path.stat().st_size for path in weights) <= MAX_BYTES
-    backbone = EmbeddedBackbone("toybox", device="cpu")
-    assert backbone.unknown_words("a photo of a man wearing a wizard hat") == {}
+    assert EmbeddedBackbone(name, device="cpu").unknown_words(prompt) == {}

@@ -12,11 +12,13 @@ import torch
 from conftest import TINY_MODEL, Answer
 from PIL import Image
 
+from pds_cli.backbones.embedded import EmbeddedBackbone
 from pds_cli.emoji import benchmark
 from pds_cli.emoji.data import captions, make_dataset
 from pds_cli.emoji.icons import PACKAGES, SETS, load_icons, load_set
 from pds_cli.emoji.similarity import IconSimilarity, load_similarity, save_similarity
 from pds_cli.errors import UserError
+from pds_cli.sampling import sample
 
 BODIES = {
     "1f431": '<circle cx="18" cy="18" r="14" fill="#fc0"/><path d="M6 10L4 2L14 5Z" fill="#c80"/>',
@@ -178,3 +180,30 @@ def test_prompts_of_the_edits_are_names_of_icons() -> None:
     assert len({edit.name for edit in benchmark.EDITS}) == len(benchmark.EDITS) == 12
     assert benchmark.EDITS[0].source == "a cat face"
     assert len(set(benchmark.COMMON)) == 40
+
+
+# --- what ships ----------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_the_shipped_backbone_draws_what_it_is_told() -> None:
+    """Two samples for each of ten names, found again among the forty by the shipped similarity."""
+    names = ["red heart", "blue heart", "red apple", "automobile", "smiling face with sunglasses"]
+    names += ["carrot", "grinning face", "rose", "strawberry", "umbrella"]
+    backbone = EmbeddedBackbone("emoji", device="cpu")
+    judge = benchmark.icon_similarity("emoji")
+    images = torch.cat([sample(backbone, name, 2, steps=15, guidance=3.0) for name in names])
+    found = judge.score(images, benchmark.COMMON).argmax(1)
+    wanted = torch.tensor([benchmark.COMMON.index(name) for name in names]).repeat_interleave(2)
+    assert float((found == wanted).float().mean()) >= 0.8
+
+
+def test_the_default_edit_of_a_drawing(pds: Callable[..., Answer], tmp_path: Path) -> None:
+    """scene=cat_icon takes the shipped backbone of icons and its settings; a few steps of it."""
+    answer = pds("edit", "scene=cat_icon", "prompt=a dog face", "steps=4", "out=run")
+    assert answer.code == 0, answer.err
+    assert "never saw" not in answer.err
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert (summary["backbone"], summary["representation"]) == ("emoji", "svg")
+    assert summary["metrics"]["points_moved"] > 0
+    assert (tmp_path / "run/exports/result.svg").is_file()

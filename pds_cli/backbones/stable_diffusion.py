@@ -76,6 +76,7 @@ class StableDiffusion(Backbone):
         checkpoint = open_checkpoint(
             model, revision=revision, variant=variant, local_files_only=local_files_only
         )
+        self.folder = checkpoint.folder
         self.vae_sample = vae_sample
         self.recommended = dict(recommended or {})
         self.is_sdxl = checkpoint.is_sdxl

@@ -183,7 +183,7 @@ class Loss(ABC):
     uses_source: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        # Encoded prompts of the loss's own, one each, by name; `begin` fills it.
+        # Encoded prompts of the loss's own by name, one or one a latent; `begin` fills it.
         self.texts: dict[str, Text] = {}
         self.timesteps = _checked_ratios(self.timesteps)
         check_choice("loss.weighting", self.weighting, WEIGHTINGS)
@@ -216,12 +216,23 @@ class Loss(ABC):
         return noisy, inputs.eps
 
     def begin(
-        self, backbone: Backbone, *, prompt: str = "", source: str = "", negative: str = ""
+        self,
+        backbone: Backbone,
+        *,
+        prompt: str | Sequence[str] = "",
+        source: str | Sequence[str] = "",
+        negative: str = "",
     ) -> None:
-        """Called once before an edit, with its prompts; keeps the loss's own in `texts`."""
-        prompts = self.prompts(prompt, source)
+        """Called once before an edit, with its prompts; keeps the loss's own in `texts`.
+
+        Args:
+            prompt, source: one, or one for each latent that is edited.
+        """
+        pairs = zip(_several(prompt), _several(source), strict=True)
+        own = [self.prompts(*pair) for pair in pairs]
         self.texts = {
-            name: backbone.encode_prompt([words], negative) for name, words in prompts.items()
+            name: backbone.encode_prompt([words[name] for words in own], negative)
+            for name in own[0]
         }
 
     def prompts(self, prompt: str, source: str) -> dict[str, str]:
@@ -327,7 +338,7 @@ class Loss(ABC):
                 raise UserError(f"{name} needs a source image and a source prompt")
             images["src"] = x0_src.detach().to(x0_tgt).expand_as(x0_tgt)
             texts["src"] = text_src.expand(len(t))
-        own = {key: text.expand(len(t)) for key, text in self.texts.items()}
+        own = {key: _repeated(text, len(t)) for key, text in self.texts.items()}
         return Inputs(backbone, images, {**texts, **own}, t, eps)
 
     def _predictions(self, inputs: Inputs, known: Mapping[str, Tensor]) -> Branches:
@@ -394,6 +405,15 @@ def predict(
     guidance = omegas.repeat_interleave(batch)
     found = backbone.predict_noise(x_t, t.repeat(len(branches)), text, guidance)
     return dict(zip(branches, found.chunk(len(branches)), strict=True))
+
+
+def _several(prompts: str | Sequence[str]) -> list[str]:
+    return [prompts] if isinstance(prompts, str) else list(prompts)
+
+
+def _repeated(text: Text, batch: int) -> Text:
+    """One prompt, or those of N latents draw by draw, for a batch."""
+    return text.expand(batch) if len(text) == 1 else Text.cat([text] * (batch // len(text)))
 
 
 def _checked_ratios(timesteps: Sequence[float]) -> tuple[float, float]:

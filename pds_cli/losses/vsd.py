@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -57,7 +57,12 @@ class VSD(Loss):
         self._optimizer: torch.optim.Adam | None = None
 
     def begin(
-        self, backbone: Backbone, *, prompt: str = "", source: str = "", negative: str = ""
+        self,
+        backbone: Backbone,
+        *,
+        prompt: str | Sequence[str] = "",
+        source: str | Sequence[str] = "",
+        negative: str = "",
     ) -> None:
         """Encodes the prompts, and adds a LoRA that changes nothing yet to the UNet."""
         super().begin(backbone, prompt=prompt, source=source, negative=negative)

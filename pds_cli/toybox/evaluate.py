@@ -16,7 +16,9 @@ from torch import Tensor
 from pds_cli.backbones.base import Backbone
 from pds_cli.backbones.embedded import EmbeddedBackbone
 from pds_cli.editing import EditObjective
+from pds_cli.editors.base import Editor
 from pds_cli.errors import UserError
+from pds_cli.evaluation.table import bootstrap
 from pds_cli.files import write_text
 from pds_cli.instantiate import instantiate
 from pds_cli.losses.base import Loss
@@ -32,7 +34,7 @@ from pds_cli.toybox.benchmark import FIGURES, TUNING_FIGURES, Case, all_cases
 from pds_cli.toybox.gallery import picture
 from pds_cli.toybox.probe import Probe, load_probe
 from pds_cli.toybox.world import ATTRIBUTES, caption, mentioned, random_figure, random_mentions
-from pds_cli.trainer import Stage, Trainer
+from pds_cli.trainer import Stage, Trainer, step_generator
 
 COLUMNS = ("success", "kept", "lpips_truth", "psnr_truth", "lpips_source")
 TITLES = {
@@ -96,14 +98,14 @@ def pictures(cases: Iterable[Case], which: str) -> Tensor:
 def edit_cases(
     cases: Sequence[Case],
     backbone: Backbone,
-    loss: Loss,
+    method: Loss | Editor,
     run: RunFolder,
     *,
     key: Mapping[str, Any] | None = None,
     chunk: int = 24,
     **options: Any,
 ) -> tuple[Tensor, float]:
-    """Edits every case with one loss; returns the images [N,3,64,64] in [0,1] and the seconds.
+    """Edits every case with one method; returns the images [N,3,64,64] in [0,1] and the seconds.
 
     Chunks are independent runs of the trainer in `run.path/<number>`. With a `key` (what the
     result depends on, beside cases and options) a chunk that an interrupted run left there is
@@ -118,7 +120,10 @@ def edit_cases(
         images, took = _left(folder, meta) if key is not None else (None, 0.0)
         if images is None:
             started = time.monotonic()
-            images = _edit_chunk(part, backbone, loss, folder, **options)
+            if isinstance(method, Editor):
+                images = _redraw_chunk(part, backbone, method, seed=options.get("seed", 0))
+            else:
+                images = _edit_chunk(part, backbone, method, folder, **options)
             took = time.monotonic() - started
             if key is not None:
                 save_checkpoint(folder.checkpoint, {"images": images}, {**meta, "seconds": took})
@@ -150,14 +155,10 @@ def _edit_chunk(
     sources = pictures(cases, "source").to(backbone.device)
     with torch.no_grad():
         batch = LatentBatch(backbone.encode_image(sources), backbone)
-    objective = EditObjective(
-        _Batch(),
-        batch,
-        backbone,
-        loss,
-        backbone.encode_prompt([case.prompt for case in cases]),
-        backbone.encode_prompt([case.source_prompt for case in cases]),
-    )
+    prompts = [case.prompt for case in cases], [case.source_prompt for case in cases]
+    loss.begin(backbone, prompt=prompts[0], source=prompts[1])
+    texts = [backbone.encode_prompt(words) for words in prompts]
+    objective = EditObjective(_Batch(), batch, backbone, loss, *texts)
     stage = Stage(
         "edit",
         objective,
@@ -168,6 +169,19 @@ def _edit_chunk(
     Trainer([stage], folder, seed=seed, checkpoint_every=0, log_every=10).run()
     with torch.no_grad():
         return batch.images().cpu()
+
+
+def _redraw_chunk(
+    cases: Sequence[Case], backbone: Backbone, editor: Editor, *, seed: int
+) -> Tensor:
+    """What an editor makes of each case, without a loss."""
+    sources = pictures(cases, "source").to(backbone.device)
+    texts = [
+        backbone.encode_prompt([getattr(case, name) for case in cases])
+        for name in ("prompt", "source_prompt")
+    ]
+    generator = step_generator(seed, "editor", 0)
+    return editor.edit(backbone, sources, sources, *texts, generator=generator).cpu()
 
 
 def attribute_scores(found: Mapping[str, int], case: Case) -> tuple[float, float]:
@@ -231,13 +245,15 @@ class EditBenchmark:
     A run that was interrupted goes on where it was when it is started again with the same `out=`.
 
     Args:
-        methods: name → loss node with a `_target_`.
+        methods: name → node with a `_target_`, of a loss or of an editor.
         sweep: name → option of the loss → values to try; empty: take `methods` as they are.
         steps, lr: Adam steps of an edit, and the step size.
         edits: kinds of edit to run; None: all.
         figures: how many of the eight figures to run.
         tuning_figures: how many tuning figures the sweep uses.
-        seed: of every edit.
+        seed: of every edit, and of the sweep's.
+        seeds: how many seeds the cases are edited with, from `seed` on; scores are means over
+            them, with intervals by bootstrap over cases and seeds.
         lr_schedule: of the step size: constant, linear or cosine.
         allow_modules: modules of your own that a method may come from.
     """
@@ -253,9 +269,11 @@ class EditBenchmark:
         figures: int = 8,
         tuning_figures: int = 2,
         seed: int = 0,
+        seeds: int = 1,
         lr_schedule: str = "constant",
         allow_modules: Sequence[str] = (),
     ) -> None:
+        self.seeds = seeds
         self.methods, self.sweep = dict(methods), dict(sweep or {})
         self.options: dict[str, Any] = {
             "steps": steps,
@@ -278,12 +296,12 @@ class EditBenchmark:
         for name, node in self.methods.items():
             best, tried[name] = self._tune(name, node, backbone, probe, run)
             folder = RunFolder(run.path / name)
-            images, seconds = self._edit(self.cases, {**node, **best}, backbone, folder)
-            scores = score_cases(images, self.cases, probe)
+            images, scores, seconds = self._score(name, {**node, **best}, backbone, probe, run)
             results[name] = {
                 "settings": {k: v for k, v in {**node, **best}.items() if k != "_target_"},
                 "seconds": seconds,
                 "mean": means(scores),
+                "interval": {c: bootstrap([s[c] for s in scores]) for c in COLUMNS},
                 "by_edit": self._by_edit(scores),
                 "cases": scores,
             }
@@ -295,6 +313,28 @@ class EditBenchmark:
         run.write_json("results.json", {"results": results, "sweep": tried})
         write_text(run.path / "table.md", markdown(results, tried))
         return run.path / "table.md"
+
+    def _score(
+        self,
+        name: str,
+        node: Mapping[str, Any],
+        backbone: Backbone,
+        probe: Probe,
+        run: RunFolder,
+    ) -> tuple[Tensor, list[dict[str, float]], float]:
+        """The images under the first seed, the scores under all, and the seconds in all."""
+        images: list[Tensor] = []
+        scores: list[dict[str, float]] = []
+        total = 0.0
+        for number in range(self.seeds):
+            place = run.path / name if number == 0 else run.path / name / f"seed_{number}"
+            found, seconds = self._edit(
+                self.cases, node, backbone, RunFolder(place), seed=self.options["seed"] + number
+            )
+            images.append(found)
+            scores += score_cases(found, self.cases, probe)
+            total += seconds
+        return images[0], scores, total
 
     def _tune(
         self,
@@ -319,17 +359,24 @@ class EditBenchmark:
         return max(tried, key=lambda t: t["balance"])["settings"], tried
 
     def _edit(
-        self, cases: Sequence[Case], node: Mapping[str, Any], backbone: Backbone, run: RunFolder
+        self,
+        cases: Sequence[Case],
+        node: Mapping[str, Any],
+        backbone: Backbone,
+        run: RunFolder,
+        **options: Any,
     ) -> tuple[Tensor, float]:
-        loss = instantiate(node, allow_modules=self.allow_modules)
+        method = instantiate(node, allow_modules=self.allow_modules)
         weights = float(sum(p.double().sum() for p in backbone.parameters()))
         key = {"loss": node, "weights": weights}
-        return edit_cases(cases, backbone, loss, run, key=key, **self.options)
+        return edit_cases(cases, backbone, method, run, key=key, **{**self.options, **options})
 
     def _by_edit(self, scores: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
         kinds = dict.fromkeys(case.kind for case in self.cases)
+        # Under several seeds the cases come again and again.
+        cases = list(self.cases) * (len(scores) // len(self.cases))
         return {
-            kind: means([s for s, c in zip(scores, self.cases, strict=True) if c.kind == kind])
+            kind: means([s for s, c in zip(scores, cases, strict=True) if c.kind == kind])
             for kind in kinds
         }
 
@@ -357,7 +404,7 @@ def markdown(results: Mapping[str, Any], tried: Mapping[str, Any]) -> str:
     lines = [head, "|---" * (len(COLUMNS) + 2) + "|"]
     for name, result in results.items():
         settings = ", ".join(f"{k}={v}" for k, v in result.get("settings", {}).items())
-        values = " | ".join(f"{result['mean'][c]:.3f}" for c in COLUMNS)
+        values = " | ".join(_interval(result, c) for c in COLUMNS)
         lines.append(f"| {name} | {settings} | {values} |")
     methods = [name for name in results if name != "ground truth"]
     lines += ["", "Success and LPIPS to truth by kind of edit:", ""]
@@ -377,6 +424,15 @@ def markdown(results: Mapping[str, Any], tried: Mapping[str, Any]) -> str:
                 text = " | ".join(f"{row[c]:.3f}" for c in shown)
                 lines.append(f"| {name} | {settings} | {text} |")
     return "\n".join(lines) + "\n"
+
+
+def _interval(result: Mapping[str, Any], column: str) -> str:
+    """A mean, with its interval where there is one."""
+    text = f"{result['mean'][column]:.3f}"
+    if "interval" not in result:
+        return text
+    low, high = result["interval"][column]
+    return f"{text} [{low:.3f}, {high:.3f}]"
 
 
 class CaptionBenchmark:

@@ -8,7 +8,7 @@ which `pds render` and `pds export` read. The fit is kept in `representation.fit
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 HELP = "reconstruct a 3D scene from posed images"
 CONFIG = "fit"
+NO_FIT = "this representation needs no fit; pds fit is for 3D scenes: representation=nerf"
 
 
 def main(cfg: DictConfig) -> Path:
@@ -47,9 +48,7 @@ def main(cfg: DictConfig) -> Path:
         cfg.representation, scene, _Device(cfg.device), allow_modules=allow
     )
     if representation.fit_settings is None:
-        raise UserError(
-            "this representation needs no fit; pds fit is for 3D scenes: representation=nerf"
-        )
+        raise UserError(NO_FIT)
     run.write_json("environment.json", environment(str(representation.device), cfg.seed))
     done = ensure_fit(
         scene,
@@ -75,6 +74,10 @@ class _Device:
         from pds_cli.backbones.base import resolve_device
 
         self.device = resolve_device(name)
+
+    def __getattr__(self, name: str) -> Any:
+        """What asks for more than the device is no 3D scene."""
+        raise UserError(NO_FIT)
 
 
 def _finish(cfg: DictConfig, run: RunFolder, scene: Scene, representation: Representation) -> None:

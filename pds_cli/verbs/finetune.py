@@ -1,0 +1,141 @@
+"""pds finetune images=<folder> prompt="a photo of sks man" : DreamBooth.
+
+The backbone learns the subject of a few pictures under a word of its own (`sks` here), and is
+written as a folder, for edits whose prompts carry the word:
+
+    pds edit … backbone.model=<folder> prompt="a photo of sks man wearing a hat"
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from pds_cli.config import run_folder
+from pds_cli.errors import UserError, check_choice
+
+if TYPE_CHECKING:
+    from pds_cli.runs.folder import RunFolder
+
+HELP = "teach a backbone a subject from a few pictures (DreamBooth, LoRA or full)"
+CONFIG = "finetune"
+LR = {"lora": 1e-4, "full": 5e-6}
+
+
+def main(cfg: DictConfig) -> Path:
+    """Trains, and writes the backbone; returns its folder."""
+    from pds_cli.finetuning import METHODS
+    from pds_cli.instantiate import resolve_config
+    from pds_cli.runs.folder import RunFolder, environment
+    from pds_cli.runs.settings import resumed
+
+    run = RunFolder(run_folder())
+    for key in ("images", "prompt"):
+        if cfg.resume and OmegaConf.is_missing(cfg, key):
+            cfg[key] = ""  # the run that goes on has one
+    settings = resolve_config(cfg)
+    cfg = resumed(cfg, settings, run) if cfg.resume else settings
+    check_choice("method", cfg.method, METHODS)
+    backbone = _backbone(cfg)
+    if not cfg.resume:
+        run.clear()
+        run.write_config(cfg)
+        run.write_json("environment.json", environment(str(backbone.device), cfg.seed))
+    return _train(cfg, run, backbone)
+
+
+def _backbone(cfg: DictConfig) -> Any:
+    import torch
+
+    from pds_cli.instantiate import instantiate
+
+    torch.manual_seed(cfg.seed)  # the first weights of a LoRA
+    return instantiate(cfg.backbone, allow_modules=list(cfg.allow_modules))
+
+
+def _train(cfg: DictConfig, run: RunFolder, backbone: Any) -> Path:
+    import torch
+
+    from pds_cli.finetuning import preview_sheet, save_backbone, trainable_unet
+    from pds_cli.runs.settings import fingerprint
+    from pds_cli.runs.sheets import save_image
+    from pds_cli.trainer import Stage, Trainer
+    from pds_cli.verbs.sample import recommended_guidance
+
+    guidance = recommended_guidance(cfg.backbone)
+    data, words = _data(cfg, run, backbone, guidance)
+    unet = trainable_unet(backbone, cfg.method, cfg.rank)
+    lr = LR[cfg.method] if cfg.lr is None else cfg.lr
+    stage = Stage(
+        "finetune",
+        _objective(cfg, backbone, unet, data),
+        steps=cfg.steps,
+        optimizer=lambda groups: torch.optim.AdamW(groups, lr=lr, weight_decay=0.01),
+        warmup=cfg.warmup,
+        clip_norm=1.0,
+    )
+    trainer = Trainer(
+        [stage], run, seed=cfg.seed, checkpoint_every=cfg.checkpoint_every,
+        fingerprint=fingerprint(cfg),
+    )  # fmt: skip
+    if cfg.resume:
+        trainer.resume()
+    if trainer.run() == "stopped":
+        print(f"stopped at step {trainer.step}; go on with: pds finetune resume={run.path}")
+        raise KeyboardInterrupt
+    folder = Path(cfg.into) if cfg.into else run.path / "backbone"
+    facts = {
+        "verb": "finetune", "prompt": cfg.prompt, "class_prompt": cfg.class_prompt,
+        "new_words": words, "method": cfg.method, "steps": trainer.total_steps,
+        "seconds": trainer.seconds,
+    }  # fmt: skip
+    save_backbone(backbone, folder, json.dumps(facts, indent=2) + "\n")
+    prompts = [cfg.prompt, *([cfg.class_prompt] if cfg.class_prompt else [])]
+    save_image(preview_sheet(backbone, prompts, 4, guidance, cfg.seed), run.path / "samples.png")
+    run.write_json("summary.json", {**facts, "backbone": str(folder), "status": "done"})
+    print(f"samples: {run.path / 'samples.png'}")
+    print(f"backbone: {folder} (use it with backbone.model={folder})")
+    return folder
+
+
+def _data(
+    cfg: DictConfig, run: RunFolder, backbone: Any, guidance: float
+) -> tuple[dict[str, Any], list[str]]:
+    """Latents and encoded prompts, of the subject and of its class, and what words are new."""
+    import torch
+
+    from pds_cli.finetuning import add_words, class_latents, read_pictures
+    from pds_cli.runs.sheets import contact_sheet, save_image
+
+    if cfg.class_prompt is not None and cfg.class_prompt == cfg.prompt:
+        raise UserError("prompt must say more than class_prompt: a word that is the subject's own")
+    pictures = read_pictures(cfg.images, backbone.resolution).to(backbone.device)
+    # Samples of the class come before the new word is read and before anything is trained.
+    data: dict[str, Any] = {}
+    if cfg.class_prompt:
+        latents, images = class_latents(
+            backbone, cfg.class_prompt, cfg.class_images, guidance=guidance, seed=cfg.seed
+        )
+        save_image(contact_sheet(list(images[:32]), 8), run.path / "class.png")
+        data |= {"x0_class": latents, "text_class": backbone.encode_prompt([cfg.class_prompt])}
+    words = add_words(backbone, cfg.prompt)
+    with torch.no_grad():
+        data |= {
+            "x0": backbone.encode_image(pictures),
+            "text": backbone.encode_prompt([cfg.prompt]),
+        }
+    return data, words
+
+
+def _objective(cfg: DictConfig, backbone: Any, unet: Any, data: dict[str, Any]) -> Any:
+    from pds_cli.finetuning import DreamBoothObjective
+
+    if cfg.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
+        unet.train()
+    return DreamBoothObjective(
+        backbone, unet, **data, prior_weight=cfg.prior_weight, batch_size=cfg.batch_size
+    )
