@@ -65,6 +65,8 @@ table-nerf-toybox: $(STAMP) ## quality in 3D: six edits of the figurine, seen fr
 table-svg: icons $(STAMP) ## quality on drawings: names of icons, and twelve edits
 	$(BIN)/pds compare benchmark=icon_names backbone=emoji out=outputs/bench/icon_names
 	$(BIN)/pds compare benchmark=icon_edits backbone=emoji out=outputs/bench/icon_edits
+	cp outputs/bench/icon_names/samples.png docs/figures/icon_samples.png
+	cp outputs/bench/icon_edits/edits.png docs/figures/svg_edits.png
 
 toybox: $(STAMP) ## render the toybox world and train its backbone (hours on a CPU)
 	$(BIN)/pds pretrain out=outputs/pretrain/first
