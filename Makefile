@@ -66,7 +66,7 @@ table-svg: icons $(STAMP) ## quality on drawings: names of icons, and twelve edi
 	$(BIN)/pds compare benchmark=icon_names backbone=emoji out=outputs/bench/icon_names
 	$(BIN)/pds compare benchmark=icon_edits backbone=emoji out=outputs/bench/icon_edits
 	cp outputs/bench/icon_names/samples.png docs/figures/icon_samples.png
-	cp outputs/bench/icon_edits/edits.png docs/figures/svg_edits.png
+	$(BIN)/python -m pds_cli.figures.svg_edits outputs/bench/icon_edits docs/figures
 
 toybox: $(STAMP) ## render the toybox world and train its backbone (hours on a CPU)
 	$(BIN)/pds pretrain out=outputs/pretrain/first

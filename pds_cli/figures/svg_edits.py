@@ -1,0 +1,56 @@
+"""The pictures of docs/svg.md and of the README: drawings, and edits of them by each loss.
+
+    python -m pds_cli.figures.svg_edits outputs/bench/icon_edits [docs/figures]
+
+Takes what `pds compare benchmark=icon_edits` left.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from torch import Tensor
+
+METHODS = ("sds", "dds", "pds")
+TITLES = {"sds": "SDS", "dds": "DDS", "pds": "PDS"}
+SIDE = 144
+FEW = 4
+
+
+def tiles(bench: Path) -> list[tuple[list[Tensor], list[str]]]:
+    """For each edit: pictures [3,SIDE,SIDE] of the source and of each loss, and their labels."""
+    from pds_cli.emoji.benchmark import EDITS
+    from pds_cli.images import read_image, resize
+
+    def shown(folder: Path, which: str) -> Tensor:
+        image = read_image(next((folder / "renders").glob(f"{which}_*.png"))).image
+        assert image is not None
+        return resize(image, SIDE, SIDE)
+
+    found = []
+    for edit in EDITS:
+        folders = [bench / edit.name.replace(" ", "_") / method for method in METHODS]
+        pictures = [shown(folders[0], "source"), *(shown(f, "result") for f in folders)]
+        found.append((pictures, [edit.prompt, *(TITLES[method] for method in METHODS)]))
+    return found
+
+
+def main(argv: list[str]) -> list[Path]:
+    """Writes `svg_edits.png` (all) and `svg_four.png` (the first four); returns their paths."""
+    from pds_cli.runs.sheets import contact_sheet, save_image
+
+    bench = Path(argv[0] if argv else "outputs/bench/icon_edits")
+    out = Path(argv[1] if len(argv) > 1 else "docs/figures")
+    found = tiles(bench)
+    written = []
+    for name, rows in (("svg_edits.png", found), ("svg_four.png", found[:FEW])):
+        pictures = [picture for row, _ in rows for picture in row]
+        labels = [label for _, row in rows for label in row]
+        sheet = contact_sheet(pictures, 2 * (1 + len(METHODS)), labels)
+        written.append(save_image(sheet, out / name))
+    return written
+
+
+if __name__ == "__main__":
+    print(*main(sys.argv[1:]), sep="\n")
