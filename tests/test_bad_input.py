@@ -135,7 +135,7 @@ def test_an_unknown_verb(refused: Refused) -> None:
     ("word", "said"),
     [
         ("scene=figurin", "did you mean figurine?"),
-        ("loss=vsd", "dds, pds, sds"),
+        ("loss=vds", "did you mean vsd?"),
         ("optimizer=lion", "adam"),
         ("representation=nerf", "image"),
         ("logger=mlflow", "tensorboard"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -101,7 +102,7 @@ def test_help_of_a_verb_names_its_groups_and_keys(pds: Callable, verb: Callable)
     answer = pds("fake", "--help")
     assert answer.code == 0
     assert answer.out.startswith("pds edit: ")
-    assert "dds, pds, sds" in answer.out
+    assert all(f"{name}," in answer.out for name in ("dds", "pds", "sds"))
     assert "prompt: ???" in answer.out
 
 
@@ -116,7 +117,7 @@ def test_list_shows_each_option_with_its_description(pds: Callable) -> None:
     assert answer.code == 0
     for path in (conf_dir() / "loss").glob("*.yaml"):
         description = path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
-        assert f"  {path.stem}  {description}" in answer.out
+        assert re.search(rf"  {path.stem} +{re.escape(description)}", answer.out)
     everything = pds("list").out
     assert "sample" in everything and "optimizer" in everything and "schema" not in everything
 
@@ -130,7 +131,7 @@ def test_list_answers_a_wrong_group(pds: Callable) -> None:
 def test_list_shows_groups_from_outside(pds: Callable, tmp_path: Path) -> None:
     (tmp_path / "mine/loss").mkdir(parents=True)
     (tmp_path / "mine/loss/own.yaml").write_text("# my own loss\n_target_: mine.Own\n")
-    assert "own  my own loss" in pds("list", "loss", "--config-dir", "mine").out
+    assert re.search("  own +my own loss", pds("list", "loss", "--config-dir", "mine").out)
 
 
 def test_doctor_never_fails(pds: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +154,7 @@ def test_doctor_never_fails(pds: Callable, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        (["prompt=x", "loss=pdz"], ["loss=pdz", "did you mean pds?", "dds, pds, sds"]),
+        (["prompt=x", "loss=pdz"], ["loss=pdz", "did you mean pds?", "nfsd, pds, sdi"]),
         (["prompt=x", "stpes=3"], ["stpes", "did you mean steps?", "batch_size"]),
         (["prompt=x", "lss=pds"], ["lss", "did you mean loss?"]),
         (["prompt=x", "loss.identiy=2"], ["did you mean loss.identity?", "loss.coefficients"]),

@@ -58,7 +58,7 @@ def test_each_shipped_option_is_typed_and_fits_its_constructor(option: str) -> N
     node = composed(f"{group}={option.rpartition('/')[2]}", config=config)[group]
     assert option in GROUP_SCHEMAS, f"{option} has no schema in pds_cli/config.py"
     assert OmegaConf.get_type(node) is GROUP_SCHEMAS[option]
-    if "_target_" not in node:
+    if node.get("_target_") is None:
         return
     signature = inspect.signature(check_target(node._target_))
     if any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values()):

@@ -6,6 +6,7 @@ import doctest
 import re
 import shlex
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -133,7 +134,8 @@ def test_each_command_composes(
 
 def compose_jobs(verb: str, words: list[str]) -> int:
     """Composes and checks every job, as Hydra's sweeper would launch it; returns their number."""
-    line = read_command_line(words, "runs" if verb == "compare" else None)
+    positional = getattr(import_module(f"pds_cli.verbs.{verb}"), "POSITIONAL", None)
+    line = read_command_line(words, positional)
     search = ",".join(f"file://{folder.absolute()}" for folder in line.config_dirs)
     parsed = OverridesParser.create().parse_overrides(line.overrides)
     (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)

@@ -18,6 +18,7 @@ from pds_cli.errors import UserError
 # Of OpenAI's models; a checkpoint's own preprocessor_config.json replaces them.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
+STILL = 1e-5  # a difference of unit vectors that is rounding
 HOW = (
     "give a folder with a CLIP model in transformers format: where there is network, "
     "`hf download openai/clip-vit-large-patch14 --local-dir clip`, then clip=clip"
@@ -108,7 +109,10 @@ class Clip:
         """
         after, before = self.image(torch.stack([image, source]))
         target, start = self.text([prompt, source_prompt])
-        return float(functional.cosine_similarity(after - before, target - start, dim=0))
+        moved, wanted = after - before, target - start
+        if min(float(moved.norm()), float(wanted.norm())) < STILL:
+            return 0.0
+        return float(functional.cosine_similarity(moved, wanted, dim=0))
 
 
 def _normalisation(folder: Path) -> tuple[Tensor, Tensor]:
