@@ -12,16 +12,16 @@ from PIL import Image
 from torch import Tensor
 
 from pds_cli.backbones.base import Backbone, Text
+from pds_cli.backbones.lora import add_lora, unet_of
 from pds_cli.errors import UserError
 from pds_cli.files import write_text
-from pds_cli.images import read_image, resize
+from pds_cli.images import read_picture, resize
 from pds_cli.sampling import sample
 from pds_cli.trainer import Objective
 
 METHODS = ("lora", "full")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 ADAPTER = "subject"
-ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
 RECORD = "finetuned.json"
 
 
@@ -39,8 +39,7 @@ def read_pictures(folder: str, side: int) -> Tensor:
         raise UserError(f"images={folder} holds no pictures ({', '.join(PICTURES)})")
     found = []
     for file in files:
-        image = read_image(file).image
-        assert image is not None
+        image = read_picture(file)
         height, width = image.shape[-2:]
         edge = min(height, width)
         top, left = (height - edge) // 2, (width - edge) // 2
@@ -54,16 +53,11 @@ def trainable_unet(backbone: Backbone, method: str, rank: int) -> Any:
     Raises:
         UserError: a backbone without a UNet, or weights in half precision for `full`.
     """
-    unet: Any = getattr(backbone, "unet", None)
-    if not hasattr(unet, "add_adapter"):
+    unet = unet_of(backbone)
+    if unet is None:
         raise UserError("this backbone has no UNet to finetune: use toybox, emoji, sd15, local, …")
     if method == "lora":
-        from peft import LoraConfig
-
-        config = LoraConfig(
-            r=rank, lora_alpha=rank, target_modules=ATTENTION, init_lora_weights="gaussian"
-        )
-        unet.add_adapter(config, ADAPTER)
+        add_lora(unet, ADAPTER, rank, "gaussian")
         return unet
     if next(unet.parameters()).dtype != torch.float32:
         raise UserError("method=full trains the weights themselves: give backbone.dtype=float32")

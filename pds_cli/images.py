@@ -69,6 +69,13 @@ def read_image(path: str | os.PathLike[str]) -> View:
         raise UserError(f"{path} is truncated or damaged ({error}): save it again") from error
 
 
+def read_picture(path: str | os.PathLike[str]) -> Tensor:
+    """The image [3,H,W] in [0,1] of a file, see `read_image`."""
+    image = read_image(path).image
+    assert image is not None
+    return image
+
+
 def write_image(path: str | os.PathLike[str], image: Tensor, alpha: Tensor | None = None) -> Path:
     """Writes [3,H,W] (or [1,3,H,W]) in [0,1] as PNG, JPEG or WebP, by the file's suffix.
 

@@ -28,6 +28,25 @@ def ddim_timesteps(num_train_timesteps: int, steps: int, start: int | None = Non
     return edges[:-1].round().long()
 
 
+def ddim_step(
+    x_t: Tensor, eps: Tensor, alpha: Tensor, alpha_next: Tensor, variance: Tensor | float = 0.0
+) -> Tensor:
+    """The mean of the step from ᾱ = `alpha` to `alpha_next`, up or down the noise levels.
+
+    √ᾱ' x̂_0 + √(1−ᾱ'−σ²) ε̂ with x̂_0 = (x_t − √(1−ᾱ) ε̂)/√ᾱ. Fresh noise of `variance` σ² is left
+    to the caller.
+
+    Source: Song, Meng, Ermon, Denoising Diffusion Implicit Models (ICLR 2021), eq. 12.
+    """
+    clean = (x_t - (1 - alpha).sqrt() * eps) / alpha.sqrt()
+    return alpha_next.sqrt() * clean + (1 - alpha_next - variance).sqrt() * eps
+
+
+def ddpm_variance(alpha: Tensor, alpha_next: Tensor) -> Tensor:
+    """σ² of DDPM's step from the noisier ᾱ = `alpha` to `alpha_next` (ibid., eq. 16, η = 1)."""
+    return (1 - alpha_next) / (1 - alpha) * (1 - alpha / alpha_next)
+
+
 @torch.no_grad()
 def ddim(
     backbone: Backbone,
@@ -40,6 +59,7 @@ def ddim(
     eta: float = 0.0,
     generator: torch.Generator | None = None,
     on_step: Callable[[int], None] | None = None,
+    predict: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Follows the DDIM path from x_t to x_0.
 
@@ -53,6 +73,7 @@ def ddim(
         eta: 0 is deterministic, 1 adds as much fresh noise as DDPM, at most 1.
         generator: of the fresh noise, drawn on its device.
         on_step: called with the number of steps done.
+        predict: (x_t, t [B]) → ε̂, instead of the backbone's guided prediction under `text`.
 
     Returns:
         x_0 [B,C,h,w].
@@ -66,12 +87,15 @@ def ddim(
     for done, (t, alpha, alpha_next) in enumerate(
         zip(times, alphas, following, strict=True), start=1
     ):
-        eps = backbone.predict_noise(x_t, t.repeat(len(x_t)), text, guidance)
-        x0 = (x_t - (1 - alpha).sqrt() * eps) / alpha.sqrt()
-        variance = eta**2 * (1 - alpha_next) / (1 - alpha) * (1 - alpha / alpha_next)
-        x_t = alpha_next.sqrt() * x0 + (1 - alpha_next - variance).sqrt() * eps
+        at = t.repeat(len(x_t))
+        if predict is None:
+            eps = backbone.predict_noise(x_t, at, text, guidance)
+        else:
+            eps = predict(x_t, at)
+        variance = eta**2 * ddpm_variance(alpha, alpha_next)
+        x_t = ddim_step(x_t, eps, alpha, alpha_next, variance)
         if eta and done < steps:  # nothing is added to the clean image: its variance is 0
-            x_t = x_t + variance.sqrt() * _normal_like(x_t, generator)
+            x_t = x_t + variance.sqrt() * normal_like(x_t, generator)
         if on_step is not None:
             on_step(done)
     return x_t
@@ -123,15 +147,15 @@ def ddim_invert(
     for at, now, after in zip(times[:-1], alphas[:-1], alphas[1:], strict=True):
         eps = backbone.predict_noise(x, at, text, guidance).to(x.dtype)
         now, after = (a.reshape(-1, *[1] * (x.ndim - 1)) for a in (now, after))
-        clean = (x - (1 - now).sqrt() * eps) / now.sqrt()
-        variance = eta**2 * (1 - now) / (1 - after) * (1 - after / now)
-        x = after.sqrt() * clean + (1 - after - variance).sqrt() * eps
+        variance = eta**2 * ddpm_variance(after, now)
+        x = ddim_step(x, eps, now, after, variance)
         if eta:
-            x = x + variance.sqrt() * _normal_like(x, generator)
+            x = x + variance.sqrt() * normal_like(x, generator)
     return x
 
 
-def _normal_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
+def normal_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Standard normal noise in the shape, dtype and place of x, drawn on the generator's device."""
     device = generator.device if generator is not None else x.device
     return torch.randn(x.shape, generator=generator, dtype=x.dtype, device=device).to(x.device)
 

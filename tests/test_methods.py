@@ -8,8 +8,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import loss_problem
 import pytest
 import torch
+from loss_problem import gradient, small_mixture
 from omegaconf import OmegaConf
 from torch import Tensor
 
@@ -57,33 +59,9 @@ def toybox() -> EmbeddedBackbone:
     return EmbeddedBackbone("toybox", device="cpu")
 
 
-def small_mixture() -> MixtureBackbone:
-    """Six Gaussians with labels a and b on data [2,2,1], in float64."""
-    generator = torch.Generator().manual_seed(3)
-    means = torch.randn(6, 2, 2, 1, generator=generator, dtype=torch.float64)
-    std = torch.tensor([0.1, 0.2, 0.3, 0.1, 0.2, 0.5], dtype=torch.float64)
-    return MixtureBackbone(means, list("aaabbb"), std)
-
-
 def problem(batch: int, seed: int = 0) -> dict[str, Tensor]:
-    """Random x_0^tgt, x_0^src, ε and t in float64."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw() -> Tensor:
-        return torch.randn(batch, 2, 2, 1, generator=generator, dtype=torch.float64)
-
-    t = torch.randint(30, 960, (batch,), generator=generator)
-    return {"x0_tgt": draw(), "x0_src": draw(), "eps": draw(), "t": t}
-
-
-def gradient(
-    loss: Loss, backbone: Backbone, p: dict[str, Tensor], tgt: str = "b", src: str = "a"
-) -> Tensor:
-    loss.begin(backbone, prompt=tgt, source=src)
-    text_tgt, text_src = backbone.encode_prompt([tgt]), backbone.encode_prompt([src])
-    return loss.evaluate(
-        backbone, p["x0_tgt"], p["x0_src"], text_tgt, text_src, t=p["t"], eps=p["eps"]
-    ).grad
+    """Away from both ends of the walk, where inversions have room."""
+    return loss_problem.problem(batch, seed, 30, 960)
 
 
 def eps_hat(backbone: Backbone, x_t: Tensor, t: Tensor, prompt: str, omega: float) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -57,18 +58,51 @@ def decode(backbone: Backbone, x0: Tensor, like: Tensor) -> Tensor:
     return resize(image, *like.shape[-2:]).to(like)
 
 
-def checked(owner: str, **values: float) -> None:
+def checked(**values: float) -> None:
     """Refuses editor options out of range: `steps` >= 1, ω finite, the others in [0, 1].
 
     Raises:
-        UserError: naming the option of `owner`, such as `editor`.
+        UserError: naming the option.
     """
     for name, value in values.items():
         if name == "steps":
             if value < 1:
-                raise UserError(f"{owner}.steps={value} must be a whole number of at least 1")
+                raise UserError(f"editor.steps={value} must be a whole number of at least 1")
         elif name.endswith("guidance"):
             if not math.isfinite(value):
-                raise UserError(f"{owner}.{name}={value} is not a finite number; try 7.5")
+                raise UserError(f"editor.{name}={value} is not a finite number; try 7.5")
         elif not 0 <= value <= 1:
-            raise UserError(f"{owner}.{name}={value} must lie between 0 and 1")
+            raise UserError(f"editor.{name}={value} must lie between 0 and 1")
+
+
+def start_of(strength: tuple[float, float], total: int, generator: torch.Generator) -> int:
+    """The timestep to begin at, drawn from a range of strengths; −1 is the clean image."""
+    low, high = strength
+    share = torch.rand((), generator=generator, dtype=torch.float64, device=generator.device)
+    return round((low + (high - low) * float(share)) * total) - 1
+
+
+def share_of(steps: int, start: int, total: int) -> int:
+    """How many of a walk's `steps` lie below `start`, of `total` timesteps; at least one.
+
+    Raises:
+        UserError: more steps than timesteps.
+    """
+    if steps > total:
+        raise UserError(f"editor.steps={steps} is more than the backbone's {total} timesteps")
+    return max(1, round(steps * (start + 1) / total))
+
+
+def checked_strength(strength: float | Sequence[float]) -> tuple[float, float]:
+    """The range of strengths as two floats, or a UserError."""
+    try:
+        values = [float(strength)] * 2 if isinstance(strength, int | float) else list(strength)
+        low, high = (float(value) for value in values)
+    except (TypeError, ValueError):
+        low = high = math.nan
+    if not 0 <= low <= high <= 1:
+        raise UserError(
+            f"editor.strength={strength} must be a number between 0 and 1, or two, "
+            "for example [0.1,0.2]"
+        )
+    return low, high

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from pds_cli.backbones.base import Backbone, Text
-from pds_cli.editors.base import Editor, checked, decode, encode
-from pds_cli.errors import UserError
+from pds_cli.editors.base import decode, encode, share_of
+from pds_cli.editors.inversion import Inversion
 from pds_cli.sampling import ddim, ddim_invert
 
 
-class DDIMInversion(Editor):
+@dataclass(kw_only=True)
+class DDIMInversion(Inversion):
     """Inverts x_0 under the source prompt to t = strength · T, and samples under the target's.
 
     With one prompt, one ω and many steps the image comes back.
 
-    Args:
+    Attributes:
         steps: network calls each way for strength 1; less strength takes its share.
         guidance: ω of the target prompt, on the way back.
         source_guidance: ω of the source prompt; above 1 the inversion gets unstable.
@@ -29,20 +32,10 @@ class DDIMInversion(Editor):
     Prompt-to-Prompt, arXiv 2208.01626, section 4.
     """
 
-    def __init__(
-        self,
-        *,
-        steps: int = 50,
-        guidance: float = 7.5,
-        source_guidance: float = 1.0,
-        strength: float = 1.0,
-    ) -> None:
-        checked(
-            "editor", steps=steps, guidance=guidance, source_guidance=source_guidance,
-            strength=strength,
-        )  # fmt: skip
-        self.steps, self.strength = steps, strength
-        self.guidance, self.source_guidance = float(guidance), float(source_guidance)
+    steps: int = 50
+    guidance: float = 7.5
+    source_guidance: float = 1.0
+    strength: float = 1.0
 
     @torch.no_grad()
     def edit(
@@ -56,16 +49,13 @@ class DDIMInversion(Editor):
         generator: torch.Generator,
     ) -> Tensor:
         """See `Editor.edit`; nothing is random here."""
-        if text_src is None:
-            raise UserError("editor=ddim_inversion needs a source prompt: give source=…")
-        x0, batch = encode(backbone, image), len(image)
-        start = round(self.strength * backbone.num_train_timesteps) - 1
+        batch, total = len(image), backbone.num_train_timesteps
+        source_text, target_text = self.source_text(text_src, batch), text_tgt.expand(batch)
+        x0, start = encode(backbone, image), round(self.strength * total) - 1
         if start < 0:
             return decode(backbone, x0, image)
-        share = max(1, round(self.steps * (start + 1) / backbone.num_train_timesteps))
-        steps = min(share, start + 1)
+        steps = share_of(min(self.steps, total), start, total)
         t = torch.full((batch,), start, device=x0.device)
-        source_text, target_text = text_src.expand(batch), text_tgt.expand(batch)
         x_t = ddim_invert(
             backbone, x0, t, source_text, steps=steps, guidance=self.source_guidance
         )  # fmt: skip

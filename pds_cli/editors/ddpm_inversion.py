@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from pds_cli.backbones.base import Backbone, Text
-from pds_cli.editors.base import Editor, checked, decode, encode
-from pds_cli.errors import UserError
-from pds_cli.sampling import ddim_timesteps
+from pds_cli.editors.base import decode, encode
+from pds_cli.editors.inversion import Inversion
+from pds_cli.sampling import ddim_step, ddim_timesteps, ddpm_variance, normal_like
 
 
-class DDPMInversion(Editor):
+@dataclass(kw_only=True)
+class DDPMInversion(Inversion):
     """Takes x_t with independent noise at every t, and the z_t that lead from each to the next.
 
     With z_t = (x_s − μ(x_t, y^src)) / σ_t the sampler repeats the source exactly, however x_t was
     drawn. The same z_t under the target prompt give an edit that keeps the layout.
 
-    Args:
+    Attributes:
         steps: of the whole walk.
         guidance: ω of the target prompt.
         source_guidance: ω of the source prompt.
@@ -30,20 +33,10 @@ class DDPMInversion(Editor):
     arXiv 2304.06140, algorithm 1.
     """
 
-    def __init__(
-        self,
-        *,
-        steps: int = 100,
-        guidance: float = 15.0,
-        source_guidance: float = 3.5,
-        strength: float = 0.64,
-    ) -> None:
-        checked(
-            "editor", steps=steps, guidance=guidance, source_guidance=source_guidance,
-            strength=strength,
-        )  # fmt: skip
-        self.steps, self.strength = steps, strength
-        self.guidance, self.source_guidance = float(guidance), float(source_guidance)
+    steps: int = 100
+    guidance: float = 15.0
+    source_guidance: float = 3.5
+    strength: float = 0.64
 
     @torch.no_grad()
     def edit(
@@ -57,11 +50,8 @@ class DDPMInversion(Editor):
         generator: torch.Generator,
     ) -> Tensor:
         """See `Editor.edit`."""
-        if text_src is None:
-            raise UserError("editor=ddpm_inversion needs a source prompt: give source=…")
-        x0, batch = encode(backbone, image), len(image)
-        x_t, noise = self.invert(backbone, x0, text_src.expand(batch), generator)
-        text = text_tgt.expand(batch)
+        text, text_src = text_tgt.expand(len(image)), self.source_text(text_src, len(image))
+        x_t, noise = self.invert(backbone, encode(backbone, image), text_src, generator)
         return decode(backbone, self.sample(backbone, x_t, noise, text, self.guidance), image)
 
     def invert(
@@ -72,7 +62,9 @@ class DDPMInversion(Editor):
         Nothing of the walk is left where `strength` is below half a step: x_0 and no noise.
         """
         times = self._times(backbone)
-        path = [backbone.add_noise(x0, t.expand(len(x0)), _draw(x0, generator)) for t in times]
+        path = [
+            backbone.add_noise(x0, t.expand(len(x0)), normal_like(x0, generator)) for t in times
+        ]
         noise = []
         for k, (t, x_t) in enumerate(zip(times, path, strict=True)):
             following = path[k + 1] if k + 1 < len(path) else x0
@@ -110,11 +102,5 @@ class DDPMInversion(Editor):
         bar = backbone.alphas_cumprod.to(x_t)
         now, after = bar[t], bar[later[0]] if len(later) else bar[0]
         eps = backbone.predict_noise(x_t, t.expand(len(x_t)), text, guidance).to(x_t)
-        clean = (x_t - (1 - now).sqrt() * eps) / now.sqrt()
-        variance = (1 - after) / (1 - now) * (1 - now / after)
-        return after.sqrt() * clean + (1 - after - variance).sqrt() * eps, variance.sqrt()
-
-
-def _draw(like: Tensor, generator: torch.Generator) -> Tensor:
-    drawn = torch.randn(like.shape, generator=generator, dtype=like.dtype, device=generator.device)
-    return drawn.to(like.device)
+        variance = ddpm_variance(now, after)
+        return ddim_step(x_t, eps, now, after, variance), variance.sqrt()

@@ -9,10 +9,17 @@ from torch import Tensor
 
 from pds_cli.backbones.base import Backbone, Text
 from pds_cli.backbones.stable_diffusion import StableDiffusion
-from pds_cli.editors.base import Editor, checked, decode, encode
-from pds_cli.editors.sdedit import checked_strength, share_of, start_of
+from pds_cli.editors.base import (
+    Editor,
+    checked,
+    checked_strength,
+    decode,
+    encode,
+    share_of,
+    start_of,
+)
 from pds_cli.errors import UserError
-from pds_cli.sampling import ddim_timesteps
+from pds_cli.sampling import ddim, normal_like
 
 
 class InstructModel(StableDiffusion):
@@ -81,7 +88,7 @@ class InstructPix2Pix(Editor):
         device: str = "auto",
         dtype: str = "auto",
     ) -> None:
-        checked("editor", steps=steps, guidance=guidance, image_guidance=image_guidance)
+        checked(steps=steps, guidance=guidance, image_guidance=image_guidance)
         self.steps, self.guidance = steps, float(guidance)
         self.image_guidance = float(image_guidance)
         self.strength = checked_strength(strength)
@@ -112,16 +119,14 @@ class InstructPix2Pix(Editor):
         if start < 0:
             return decode(model, x0, image)
         looked_at = encode(model, source) / model.latent_scale + model.latent_shift
-        eps = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=generator.device)
-        x_t = model.add_noise(x0, torch.full((len(x0),), start, device=x0.device), eps.to(x0))
-        times = ddim_timesteps(total, share_of(self.steps, start, total), start).to(x0.device)
-        bar = model.alphas_cumprod.to(x0)
-        text = self.text.expand(len(x0))
-        for k, t in enumerate(times):
-            now, after = bar[t], bar[times[k + 1]] if k + 1 < len(times) else bar.new_ones(())
-            eps = model.predict_edit(
-                x_t, t.expand(len(x0)), text, looked_at, self.guidance, self.image_guidance
-            )
-            clean = (x_t - (1 - now).sqrt() * eps) / now.sqrt()
-            x_t = after.sqrt() * clean + (1 - after).sqrt() * eps
-        return decode(model, x_t, image)
+        t, text = torch.full((len(x0),), start, device=x0.device), self.text.expand(len(x0))
+        scales = self.guidance, self.image_guidance
+        x0 = ddim(
+            model,
+            model.add_noise(x0, t, normal_like(x0, generator)),
+            text,
+            steps=share_of(self.steps, start, total),
+            start=start,
+            predict=lambda x_t, t: model.predict_edit(x_t, t, text, looked_at, *scales),
+        )
+        return decode(model, x0, image)

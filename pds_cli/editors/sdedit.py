@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from pds_cli.backbones.base import Backbone, Text
-from pds_cli.editors.base import Editor, decode, encode
+from pds_cli.editors.base import (
+    Editor,
+    checked,
+    checked_strength,
+    decode,
+    encode,
+    share_of,
+    start_of,
+)
 from pds_cli.errors import UserError
-from pds_cli.sampling import ddim
+from pds_cli.sampling import ddim, normal_like
 
 
 class SDEdit(Editor):
@@ -41,10 +48,7 @@ class SDEdit(Editor):
         strength: float | Sequence[float] = (0.1, 0.2),
         eta: float = 0.0,
     ) -> None:
-        if steps < 1:
-            raise UserError(f"editor.steps={steps} must be a whole number of at least 1")
-        if not math.isfinite(guidance):
-            raise UserError(f"editor.guidance={guidance} is not a finite number; try 7.5")
+        checked(steps=steps, guidance=guidance)
         if not 0 <= eta <= 1:
             raise UserError(f"editor.eta={eta} must lie between 0 (DDIM) and 1 (DDPM)")
         self.steps, self.guidance, self.eta = steps, float(guidance), float(eta)
@@ -66,11 +70,10 @@ class SDEdit(Editor):
         x0 = encode(backbone, image)
         if start < 0:
             return decode(backbone, x0, image)
-        eps = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=generator.device)
         t = torch.full((len(x0),), start, device=x0.device)
         x0 = ddim(
             backbone,
-            backbone.add_noise(x0, t, eps.to(x0.device)),
+            backbone.add_noise(x0, t, normal_like(x0, generator)),
             text_tgt.expand(len(x0)),
             steps=share_of(self.steps, start, backbone.num_train_timesteps),
             guidance=self.guidance,
@@ -79,36 +82,3 @@ class SDEdit(Editor):
             generator=generator,
         )
         return decode(backbone, x0, image)
-
-
-def start_of(strength: tuple[float, float], total: int, generator: torch.Generator) -> int:
-    """The timestep to begin at, drawn from a range of strengths; −1 is the clean image."""
-    low, high = strength
-    share = torch.rand((), generator=generator, dtype=torch.float64, device=generator.device)
-    return round((low + (high - low) * float(share)) * total) - 1
-
-
-def share_of(steps: int, start: int, total: int) -> int:
-    """How many of a walk's `steps` lie below `start`, of `total` timesteps; at least one.
-
-    Raises:
-        UserError: more steps than timesteps.
-    """
-    if steps > total:
-        raise UserError(f"editor.steps={steps} is more than the backbone's {total} timesteps")
-    return max(1, round(steps * (start + 1) / total))
-
-
-def checked_strength(strength: float | Sequence[float]) -> tuple[float, float]:
-    """The range of strengths as two floats, or a UserError."""
-    try:
-        values = [float(strength)] * 2 if isinstance(strength, int | float) else list(strength)
-        low, high = (float(value) for value in values)
-    except (TypeError, ValueError):
-        low = high = math.nan
-    if not 0 <= low <= high <= 1:
-        raise UserError(
-            f"editor.strength={strength} must be a number between 0 and 1, or two, "
-            "for example [0.1,0.2]"
-        )
-    return low, high

@@ -16,7 +16,7 @@ from pds_cli.emoji.icons import Icon, load_icons
 from pds_cli.emoji.similarity import IconSimilarity, load_similarity
 from pds_cli.errors import UserError
 from pds_cli.files import write_text
-from pds_cli.images import read_image
+from pds_cli.images import read_picture
 from pds_cli.metrics import lpips
 from pds_cli.progress import Progress
 from pds_cli.runs.folder import RunFolder
@@ -187,7 +187,7 @@ class IconEditBenchmark:
                 for m, (name, words) in enumerate(self.methods.items()):
                     job = RunFolder(folder / name)
                     cost = edit_job(self._words(edit, source, words), job)
-                    before, after = (_picture(job.path, w) for w in ("source", "result"))
+                    before, after = (final_picture(job.path, w) for w in ("source", "result"))
                     if m == 0:
                         rows["source"].append(self._scores(edit, before, before))
                         tiles.append(before)
@@ -216,11 +216,9 @@ class IconEditBenchmark:
         return dict(zip(TITLES, (*found, distance), strict=False))
 
 
-def _picture(folder: Path, which: str) -> Tensor:
+def final_picture(folder: Path, which: str) -> Tensor:
     """The drawing [3,256,256] in [0,1] before or after an edit."""
-    image = read_image(next((folder / "renders").glob(f"{which}_*.png"))).image
-    assert image is not None
-    return image
+    return read_picture(next((folder / "renders").glob(f"{which}_*.png")))
 
 
 def markdown(rows: Mapping[str, Sequence[Mapping[str, float]]], edits: Sequence[str]) -> str:

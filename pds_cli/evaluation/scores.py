@@ -8,12 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from pds_cli.errors import UserError
 from pds_cli.files import write_text
-from pds_cli.images import read_image, resize
+from pds_cli.images import read_picture, resize
 from pds_cli.metrics.clip import Clip
 from pds_cli.outcome import mean_scores, similarity
 from pds_cli.runs.record import RunRecord, number, read_run
@@ -112,20 +109,18 @@ def score_run(record: RunRecord, clip: Clip | None) -> RunScores:
         UserError: a picture of the run is damaged.
     """
     rows: list[dict[str, float]] = []
+    texts = None if clip is None else clip.text([record.prompt, record.source_prompt])
     for view, path in sorted(record.finals["result"].items()):
-        result = _picture(path)
+        result = read_picture(path)
         row: dict[str, float] = {}
         for kind in ("source", "truth"):
             other = record.final(kind, view)
             if other is None:
                 continue
-            reference = resize(_picture(other), *result.shape[-2:])
+            reference = resize(read_picture(other), *result.shape[-2:])
             row |= similarity(result, reference, kind)
-            if kind == "source" and clip is not None:
-                row["clip_score"] = clip.score(result, record.prompt)
-                row["clip_direction"] = clip.direction(
-                    result, reference, record.prompt, record.source_prompt
-                )
+            if kind == "source" and clip is not None and texts is not None:
+                row |= clip.scores(result, reference, texts)
         rows.append(row)
     scores = mean_scores(rows) | _facts(record)
     found = RunScores(record, scores, len(rows))
@@ -155,10 +150,3 @@ def _take_over(found: RunScores) -> None:
     if clip:
         found.clip = clip
         found.scores |= scores
-
-
-@torch.no_grad()
-def _picture(path: Path) -> Tensor:
-    image = read_image(path).image
-    assert image is not None
-    return image

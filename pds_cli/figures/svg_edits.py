@@ -20,13 +20,11 @@ FEW = 4
 
 def tiles(bench: Path) -> list[tuple[list[Tensor], list[str]]]:
     """For each edit: pictures [3,SIDE,SIDE] of the source and of each loss, and their labels."""
-    from pds_cli.emoji.benchmark import EDITS
-    from pds_cli.images import read_image, resize
+    from pds_cli.emoji.benchmark import EDITS, final_picture
+    from pds_cli.images import resize
 
     def shown(folder: Path, which: str) -> Tensor:
-        image = read_image(next((folder / "renders").glob(f"{which}_*.png"))).image
-        assert image is not None
-        return resize(image, SIDE, SIDE)
+        return resize(final_picture(folder, which), SIDE, SIDE)
 
     found = []
     for edit in EDITS:

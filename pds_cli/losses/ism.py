@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pds_cli.errors import UserError
 from pds_cli.losses.base import Branches, Inputs, Loss, per_sample
-from pds_cli.sampling import ddim_invert
+from pds_cli.sampling import ddim_invert, ddim_step
 
 
 @dataclass(kw_only=True)
@@ -47,8 +47,7 @@ class ISM(Loss):
         eps = backbone.predict_noise(x_s, s, text, 0.0).to(x0)
         bar = backbone.alphas_cumprod
         bar_s, bar_t = (per_sample(bar[time], x0) for time in (s, t))
-        clean = (x_s - (1 - bar_s).sqrt() * eps) / bar_s.sqrt()
-        return {"tgt": bar_t.sqrt() * clean + (1 - bar_t).sqrt() * eps}, eps
+        return {"tgt": ddim_step(x_s, eps, bar_s, bar_t)}, eps
 
     def gradient(self, branches: Branches) -> tuple[Tensor, dict[str, float]]:
         """ε̂_y(x_t) − ε̂_∅(x_s)."""

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from pds_cli.backbones.base import Backbone
+from pds_cli.backbones.lora import add_lora, unet_of
 from pds_cli.errors import UserError, check_choice
 from pds_cli.losses.base import Branch, Branches, Inputs, Loss, inner_generator
 
 PARTICLES = ("lora", "source")
 ADAPTER = "vsd"
-ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
 
 
 @dataclass(kw_only=True)
@@ -68,19 +68,15 @@ class VSD(Loss):
         super().begin(backbone, prompt=prompt, source=source, negative=negative)
         if self.particles != "lora":
             return
-        unet: Any = getattr(backbone, "unet", None)
-        if not hasattr(unet, "add_adapter"):
+        unet = unet_of(backbone)
+        if unet is None:
             raise UserError(
                 "loss=vsd trains a LoRA of a UNet, and this backbone has none; give "
                 "loss.particles=source, or another backbone"
             )
-        from peft import LoraConfig
-
         if ADAPTER in getattr(unet, "peft_config", {}):
             unet.delete_adapters(ADAPTER)
-        unet.add_adapter(
-            LoraConfig(r=self.rank, lora_alpha=self.rank, target_modules=ATTENTION), ADAPTER
-        )
+        add_lora(unet, ADAPTER, self.rank)
         unet.disable_adapters()
         self._unet = unet
         self._optimizer = torch.optim.Adam(self._parameters().values(), lr=self.lora_lr)

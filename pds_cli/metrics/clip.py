@@ -107,12 +107,20 @@ class Clip:
 
         Source: Gal et al., StyleGAN-NADA, arXiv 2108.00946, eq. 3.
         """
+        return self.scores(image, source, self.text([prompt, source_prompt]))["clip_direction"]
+
+    def scores(self, image: Tensor, source: Tensor, texts: Tensor) -> dict[str, float]:
+        """`clip_score` and `clip_direction`, with every picture embedded once.
+
+        Args:
+            image, source: pictures [3,H,W] of one size.
+            texts: embeddings [2,D] of the prompt and of the source prompt.
+        """
         after, before = self.image(torch.stack([image, source]))
-        target, start = self.text([prompt, source_prompt])
-        moved, wanted = after - before, target - start
-        if min(float(moved.norm()), float(wanted.norm())) < STILL:
-            return 0.0
-        return float(functional.cosine_similarity(moved, wanted, dim=0))
+        moved, wanted = after - before, texts[0] - texts[1]
+        still = min(float(moved.norm()), float(wanted.norm())) < STILL
+        along = 0.0 if still else float(functional.cosine_similarity(moved, wanted, dim=0))
+        return {"clip_score": float((after * texts[0]).sum()), "clip_direction": along}
 
 
 def _normalisation(folder: Path) -> tuple[Tensor, Tensor]:

@@ -209,7 +209,35 @@ class DecodingObjective(_ModuleObjective):
         return loss, {"psnr": float(10 * torch.log10(4 / mse.detach()))}
 
 
-class ClassificationObjective(_ModuleObjective):
+class _LabelledObjective(_ModuleObjective):
+    """An objective on labelled pictures, augmented at every draw."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        data: CaptionedImages,
+        labels: Tensor,
+        *,
+        augment: Callable[[Tensor, torch.Generator], Tensor],
+        batch_size: int,
+        decay: float = 0.998,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__(module, decay)
+        self.data, self.labels, self.augment = data, labels, augment
+        self.batch_size, self.device = batch_size, torch.device(device)
+
+    def begin(self) -> None:
+        self.module.train()
+
+    def _batch(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Which pictures [B], the pictures [B,3,S,S] in [−1,1], and their labels [B,…]."""
+        index = _draw(len(self.data), self.batch_size, generator)
+        images = self.augment(self.data.batch(index), generator).to(self.device)
+        return index, images, self.labels[index].to(self.device)
+
+
+class ClassificationObjective(_LabelledObjective):
     """Cross-entropy of an attribute classifier, summed over the attributes.
 
     Args:
@@ -217,30 +245,10 @@ class ClassificationObjective(_ModuleObjective):
         augment: called with images [B,3,S,S] in [−1,1] and the step's generator.
     """
 
-    def __init__(
-        self,
-        classifier: nn.Module,
-        data: CaptionedImages,
-        labels: Tensor,
-        *,
-        augment: Callable[[Tensor, torch.Generator], Tensor],
-        batch_size: int = 64,
-        decay: float = 0.998,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        super().__init__(classifier, decay)
-        self.data, self.labels, self.augment = data, labels, augment
-        self.batch_size, self.device = batch_size, torch.device(device)
-
-    def begin(self) -> None:
-        self.module.train()
-
     def loss(
         self, step: int, progress: float, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, float]]:
-        index = _draw(len(self.data), self.batch_size, generator)
-        images = self.augment(self.data.batch(index), generator).to(self.device)
-        labels = self.labels[index].to(self.device)
+        _, images, labels = self._batch(generator)
         logits = self.module(images)
         losses = [
             F.cross_entropy(logit, labels[:, a], ignore_index=-1)
@@ -254,7 +262,7 @@ class ClassificationObjective(_ModuleObjective):
         self.module.eval()
 
 
-class ContrastiveObjective(_ModuleObjective):
+class ContrastiveObjective(_LabelledObjective):
     """Matching pictures and captions within a batch.
 
     Loss: the mean of the cross-entropies of captions given pictures and of pictures given
@@ -262,38 +270,20 @@ class ContrastiveObjective(_ModuleObjective):
     with equal weight.
 
     Args:
-        model: with `encode_images`, `encode_texts` (unit vectors [B,D]) and `scale`.
+        module: with `encode_images`, `encode_texts` (unit vectors [B,D]) and `scale`.
         labels: int64 [N], what each picture shows.
         augment: called with images [B,3,S,S] in [−1,1] and the step's generator.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        data: CaptionedImages,
-        labels: Tensor,
-        *,
-        augment: Callable[[Tensor, torch.Generator], Tensor],
-        batch_size: int = 128,
-        decay: float = 0.998,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        super().__init__(model, decay)
-        self.model, self.data, self.labels, self.augment = model, data, labels, augment
-        self.batch_size, self.device = batch_size, torch.device(device)
-
-    def begin(self) -> None:
-        self.module.train()
+    module: Any
 
     def loss(
         self, step: int, progress: float, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, float]]:
-        index = _draw(len(self.data), self.batch_size, generator)
-        images = self.augment(self.data.batch(index), generator).to(self.device)
-        pictures = self.model.encode_images(images)
-        texts = self.model.encode_texts(self.data.draw_captions(index, generator))
-        logits = self.model.scale.exp().clamp(max=100) * pictures @ texts.T
-        label = self.labels[index].to(self.device)
+        index, images, label = self._batch(generator)
+        pictures = self.module.encode_images(images)
+        texts = self.module.encode_texts(self.data.draw_captions(index, generator))
+        logits = self.module.scale.exp().clamp(max=100) * pictures @ texts.T
         right = (label[:, None] == label[None]).float()
         right = right / right.sum(1, keepdim=True)
         loss = F.cross_entropy(logits, right) + F.cross_entropy(logits.T, right)

@@ -45,6 +45,11 @@ def environment(device: str = "cpu", seed: int | None = None) -> dict[str, Any]:
     }
 
 
+def megabytes(ru_maxrss: float) -> float:
+    """The system's figure for the most memory held, which is in KB, but in bytes on macOS."""
+    return ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+
+
 def peak_memory() -> dict[str, float]:
     """The most memory that this process held so far, `memory_mb`, and on CUDA `gpu_memory_mb`.
 
@@ -60,7 +65,7 @@ def peak_memory() -> dict[str, float]:
     except ImportError:  # Windows
         return found
     held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"memory_mb": held / (1e6 if sys.platform == "darwin" else 1e3), **found}
+    return {"memory_mb": megabytes(held), **found}
 
 
 class RunFolder:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pds_cli.errors import UserError
-from pds_cli.runs.folder import RunFolder
+from pds_cli.runs.folder import RunFolder, megabytes
 
 JOB_FILE = "job.json"
 
@@ -61,7 +61,7 @@ def _run(words: Sequence[str], folder: Path) -> float:
     if status:
         last = log.read_text(encoding="utf-8", errors="replace").strip().split("\n")[-1]
         raise UserError(f"pds edit {' '.join(words)} failed; {log} ends with: {last}")
-    return usage.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+    return megabytes(usage.ru_maxrss)
 
 
 def _read(path: Path) -> dict[str, Any]:
