@@ -6,7 +6,11 @@ STAMP  := $(VENV)/.installed
 PROMPT ?= a photo of a man raising his arms
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test format bench bench-gpu icons fidelity emoji table-svg table-methods table-toybox table-nerf-toybox toybox figure-demo figure-nerf figure-toy2d clean
+.PHONY: help install demo test format bench bench-gpu icons fidelity emoji toybox clean \
+  table-toybox table-methods table-nerf-toybox table-nerf-methods table-icons figure-demo figure-turntables \
+  figure-frontier frontier-image frontier-svg frontier-nerf frontier-drawn \
+  paper paper-parts paper-folder table-nerf table-nerf-a table-nerf-b table-svg \
+  figure-toy2d figure-image figure-nerf figure-iterative-du figure-refinement figure-svg
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -44,10 +48,13 @@ ICONS = data.icons=outputs/data/icons data.folder=outputs/data/emoji64 \
   'preview.prompts=[a cat face,a dog face,a red apple,a green apple,grinning face,a deciduous tree,a red heart,an automobile]' \
   preview.columns=3
 
-icons: ## fetch the open icon sets (npm), for fidelity, for benchmarks and for training
+icons: outputs/data/icons/.installed ## fetch the open icon sets (npm), for fidelity, benchmarks and training
+
+outputs/data/icons/.installed:
 	npm install --no-save --no-audit --no-fund --prefix outputs/data/icons \
 	  @twemoji/svg@15.0.0 @iconify-json/noto@1.2.9 @iconify-json/fluent-emoji-flat@1.2.6 \
 	  emojibase-data@17.0.0
+	@touch $@
 
 fidelity: $(STAMP) ## how like resvg's our pictures of 3,000 icons are (after make icons)
 	$(BIN)/python benchmarks/fidelity_svg.py
@@ -59,10 +66,13 @@ table-toybox: $(STAMP) ## quality: SDS, DDS and PDS against the true edits of th
 table-methods: $(STAMP) ## quality: every loss and editor against the true edits of the toybox
 	$(BIN)/pds compare benchmark=toybox_methods out=outputs/bench/methods
 
+table-nerf-methods: $(STAMP) ## quality in 3D: every loss and dataset update, three seeds (hours)
+	$(BIN)/pds compare benchmark=nerf_methods out=outputs/bench/nerf_methods
+
 table-nerf-toybox: $(STAMP) ## quality in 3D: six edits of the figurine, seen from all sides
 	$(BIN)/pds compare benchmark=nerf_toybox
 
-table-svg: icons $(STAMP) ## quality on drawings: names of icons, and twelve edits
+table-icons: icons $(STAMP) ## quality on drawings: names of icons, and twelve edits
 	$(BIN)/pds compare benchmark=icon_names backbone=emoji out=outputs/bench/icon_names
 	$(BIN)/pds compare benchmark=icon_edits backbone=emoji out=outputs/bench/icon_edits
 	cp outputs/bench/icon_names/samples.png docs/figures/icon_samples.png
@@ -89,13 +99,94 @@ emoji: icons $(STAMP) ## train the backbone of icons and their similarity model 
 figure-demo: $(STAMP) ## the picture of the README: four edits with each loss
 	$(BIN)/python -m pds_cli.figures.demo
 
-figure-nerf: $(STAMP) ## four edits of the figurine in 3D, as turntables
+figure-turntables: $(STAMP) ## the picture of the README: four edits of the figurine in 3D
 	$(BIN)/pds edit -m scene=figurine out=outputs/figure_nerf \
 	  prompt='"a photo of a man raising his arms","a photo of a man wearing a wizard hat","a photo of a robot","a photo of a man next to a tree"'
 	$(BIN)/python -m pds_cli.figures.turntables docs/figures/nerf.png $(addprefix outputs/figure_nerf/,0 1 2 3)
 
+# Parts may run side by side; the figure draws those that were run.
+frontier-image: $(STAMP)
+	$(BIN)/pds compare benchmark=frontier_image out=outputs/frontier/image
+
+frontier-svg: icons $(STAMP)
+	$(BIN)/pds compare benchmark=frontier_svg backbone=emoji out=outputs/frontier/svg
+
+frontier-nerf: $(STAMP)
+	$(BIN)/pds compare benchmark=frontier_nerf out=outputs/frontier/nerf
+
+frontier-drawn: $(STAMP)
+	$(BIN)/python -m pds_cli.figures.frontier outputs docs/figures
+
+figure-frontier: ## the identity dial of PDS, with every other method beside it (hours on two cores; resumes)
+	$(MAKE) -j$(JOBS) table-methods table-nerf-methods frontier-image frontier-svg frontier-nerf
+	$(MAKE) frontier-drawn
+
+# The paper. Each target takes BACKBONE=<config of pds list backbone> DATA=<folder> for real models
+# (docs/paper.md); without them it takes what ships with the package.
+ifdef BACKBONE
+export PDS_DATA := $(DATA)
+PAPER := outputs/paper/$(BACKBONE)
+FIGURES := $(PAPER)
+WITH = 'benchmark.overrides=[backbone=$(BACKBONE)]'
+IMAGE := published_image
+NERF := published_nerf
+SVG := published_svg
+else
+PAPER := outputs/paper
+FIGURES := docs/figures/paper
+WITH =
+IMAGE := paper_image
+NERF := paper_nerf
+SVG := icon_edits backbone=emoji
+endif
+STRIPS = $(BIN)/python -m pds_cli.figures.strips
+# Jobs side by side, each on one core.
+JOBS ?= 2
+
+paper: $(STAMP) ## the paper's figures and tables, and docs/paper.md (an hour on two cores; resumes)
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(MAKE) -j$(JOBS) paper-parts
+	$(BIN)/python -m pds_cli.figures.paper $(PAPER) docs/paper.md
+
+paper-parts: table-nerf-a table-nerf-b figure-image figure-svg figure-toy2d figure-nerf figure-iterative-du figure-refinement
+
+paper-folder: $(STAMP)
+	@mkdir -p $(FIGURES)
+
 figure-toy2d: $(STAMP) ## the paper's 2D figure: where SDS, DDS and PDS stop
 	$(BIN)/python -m pds_cli.figures.toy2d
+
+figure-image: paper-folder ## the paper on pictures: SDS, DDS, PDS and one-shot editors
+	$(BIN)/pds compare benchmark=$(IMAGE) out=$(PAPER)/image $(WITH)
+	cp $(PAPER)/image/edits.png $(FIGURES)/image.png
+
+# Two halves that may run side by side; the whole takes over what they did.
+table-nerf-a: $(STAMP)
+	$(BIN)/pds compare benchmark=$(NERF) out=$(PAPER)/nerf 'benchmark.only=[sds,pds,pds_refined]' $(WITH)
+
+table-nerf-b: $(STAMP)
+	$(BIN)/pds compare benchmark=$(NERF) out=$(PAPER)/nerf 'benchmark.only=[dds,inversion2nerf]' $(WITH)
+
+table-nerf: table-nerf-a table-nerf-b ## the paper's table: edits of NeRFs by every method
+	$(BIN)/pds compare benchmark=$(NERF) out=$(PAPER)/nerf $(WITH)
+
+figure-nerf: table-nerf paper-folder ## the paper on NeRFs: SDS, DDS and PDS, from eight sides
+	$(STRIPS) $(FIGURES)/nerf.png $(PAPER)/nerf sds dds pds_refined
+
+figure-iterative-du: table-nerf paper-folder ## the paper's iterative dataset update beside PDS
+	$(STRIPS) $(FIGURES)/iterative_du.png $(PAPER)/nerf instruct_nerf2nerf inversion2nerf pds
+
+figure-refinement: table-nerf paper-folder ## the paper's refinement stage: before and after
+	$(STRIPS) $(FIGURES)/refinement.png $(PAPER)/nerf pds pds_refined
+
+ifdef BACKBONE
+table-svg: $(STAMP)
+else
+table-svg: icons $(STAMP) ## the paper's table: twelve edits of drawings by SDS, DDS and PDS
+endif
+	$(BIN)/pds compare benchmark=$(SVG) out=$(PAPER)/svg $(WITH)
+
+figure-svg: table-svg paper-folder ## the paper on drawings: SDS, DDS and PDS
+	cp $(PAPER)/svg/edits.png $(FIGURES)/svg.png
 
 clean: ## remove .venv, caches and built packages; outputs/ stays
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

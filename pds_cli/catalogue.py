@@ -27,14 +27,17 @@ def describe(path: Path) -> str:
 
 
 def catalogue(more: Iterable[Path] = ()) -> dict[str, dict[str, str]]:
-    """Group → option → description, for the shipped groups and those in the folders `more`."""
+    """Group → option → description, for the shipped groups and those in the folders `more`.
+
+    An option in a folder of a group is named with it: `experiment=paper/svg_dog`.
+    """
     groups: dict[str, dict[str, str]] = {}
     for root in (conf_dir(), *more):
         for path in sorted(root.rglob("*.yaml")):
-            group = path.parent.relative_to(root).as_posix()
-            if group == "." or group.split("/")[0] in _HIDDEN:
+            group, _, option = path.relative_to(root).with_suffix("").as_posix().partition("/")
+            if not option or group in _HIDDEN:
                 continue
-            groups.setdefault(group, {})[path.stem] = describe(path)
+            groups.setdefault(group, {})[option] = describe(path)
     return {group: dict(sorted(groups[group].items())) for group in sorted(groups)}
 
 

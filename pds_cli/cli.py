@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import pkgutil
+import re
 import shutil
 import sys
 import traceback
@@ -305,7 +306,9 @@ def help_text(name: str) -> str:
     for item in primary.get("defaults", []):
         for group in item if isinstance(item, DictConfig) else ():
             if group in groups:
-                lines.append(f"  {group:<15}{', '.join(groups[group])}")
+                # An option of a folder stands for all in it.
+                names = dict.fromkeys(re.sub("/.*", "/…", name) for name in groups[group])
+                lines.append(f"  {group:<15}{', '.join(names)}")
     return "\n".join(lines)
 
 

@@ -645,6 +645,7 @@ GROUP_SCHEMAS: dict[str, type] = {
     "loss/sds": LossConf,
     "loss/dds": LossConf,
     "loss/pds": PDSConf,
+    "loss/pds_plus": PDSConf,
     "loss/csd": CSDConf,
     "loss/nfsd": NFSDConf,
     "loss/sds_bridge": SDSBridgeConf,

@@ -20,6 +20,9 @@ from hydra.errors import HydraException
 from pds_cli.errors import UserError
 from pds_cli.instantiate import escape_text
 
+# Lists of paths at the top level: one path may be given without brackets.
+_PATH_LISTS = frozenset(["runs", "collect"])
+
 # Last component of the keys whose value is text: `prompt`, `scene.source_prompt`, `scene.path`, …
 FREE_TEXT = frozenset(
     [
@@ -162,12 +165,15 @@ def quote_free_text(override: str, sweep: bool = False) -> str:
     """`key=value` with the value quoted for Hydra where the key holds free text.
 
     With `sweep`, two or more quoted texts between commas stay several values; any other value is
-    one text. `null` alone keeps its meaning, no value.
+    one text. `null` alone keeps its meaning, no value. A path where a list of them is wanted
+    becomes a list of one.
     """
     match = _OVERRIDE.fullmatch(override)
     free = match is not None and (
         match[2].rpartition(".")[2] in FREE_TEXT or match[2] in _FREE_AT_TOP
     )
+    if match and match[2] in _PATH_LISTS and match[3][:1] not in ("[", "$", ""):
+        return f"{match[1]}{match[2]}=[{quote(match[3])}]"
     if match is None or not free or match[3] == "null":
         return override
     plus, key, value = match.groups()

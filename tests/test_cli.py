@@ -154,7 +154,7 @@ def test_doctor_never_fails(pds: Callable, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        (["prompt=x", "loss=pdz"], ["loss=pdz", "did you mean pds?", "nfsd, pds, sdi"]),
+        (["prompt=x", "loss=pdz"], ["loss=pdz", "did you mean pds?", "nfsd, pds, pds_plus, sdi"]),
         (["prompt=x", "stpes=3"], ["stpes", "did you mean steps?", "batch_size"]),
         (["prompt=x", "lss=pds"], ["lss", "did you mean loss?"]),
         (["prompt=x", "loss.identiy=2"], ["did you mean loss.identity?", "loss.coefficients"]),
@@ -292,6 +292,11 @@ def test_words_without_equals_go_to_the_verbs_list(pds: Callable, verb: Callable
     (folder,) = run_folders()
     assert got(folder)["runs"] == ["outputs/x, y", "a=b, (c)"]
     assert got(folder)["seed"] == 3
+
+
+def test_one_path_may_stand_for_a_list_of_paths() -> None:
+    line = read_command_line(["runs=out puts/x", "collect=[a,b]", "seed=1"], positional="runs")
+    assert line.overrides == ["runs=['out puts/x']", "collect=[a,b]", "seed=1"]
 
 
 def test_a_value_longer_than_a_file_name_is_a_value() -> None:

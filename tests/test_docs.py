@@ -215,10 +215,14 @@ def test_the_readme_names_every_verb_and_group() -> None:
     readme = ROOT / "README.md"
     assert {row[0].strip("`") for row in table(readme, "## Verbs")} == set(verb_names())
     groups = {
-        row[0].strip("`"): set(re.findall(r"`(\w+)`", row[1]))
+        row[0].strip("`"): set(re.findall(r"`(\w+)(?:/…)?`", row[1]))
         for row in table(readme, "## Config groups")
     }
-    assert groups == {group: set(options) for group, options in catalogue().items()}
+    # An option of a folder is named by its folder, as `paper/…`.
+    assert groups == {
+        group: {option.partition("/")[0] for option in options}
+        for group, options in catalogue().items()
+    }
 
 
 def test_the_first_screen_of_the_readme() -> None:

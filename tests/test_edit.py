@@ -145,6 +145,15 @@ def test_recommended_settings_fill_what_was_not_said(edit: Edit) -> None:
     assert config["representation"]["parametrisation"] == recommended["parametrisation"]
 
 
+def test_an_option_of_a_loss_takes_what_is_recommended_for_that_loss(edit: Edit) -> None:
+    for out, words in (("own", []), ("kin", ["~backbone.recommended.guidance.pds_plus"])):
+        assert edit("steps=1", "loss=pds_plus", *words, f"out={out}").code == 0
+    own, kin = (yaml.safe_load(Path(f"{out}/config.yaml").read_text()) for out in ("own", "kin"))
+    recommended = own["backbone"]["recommended"]["guidance"]
+    assert own["loss"]["guidance"] == recommended["pds_plus"] != recommended["pds"]
+    assert kin["loss"]["guidance"] == recommended["pds"]
+
+
 def test_a_loss_follows_the_recommended_identity_unless_told(edit: Edit) -> None:
     assert edit("steps=1", "out=run").code == 0
     config = yaml.safe_load(Path("run/config.yaml").read_text())

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from test_fit import SMALL
 from test_stable_diffusion import LENGTH, fill, write_tokenizer
 from torch import Tensor
 
@@ -20,6 +21,9 @@ from pds_cli.evaluation.table import bootstrap
 from pds_cli.images import write_image
 from pds_cli.metrics import lpips, psnr, ssim
 from pds_cli.metrics.clip import Clip
+from pds_cli.metrics.consistency import view_consistency
+from pds_cli.path_rendering import load_result
+from pds_cli.scenes.paths import turntable
 
 
 def save_clip(folder: Path, seed: int = 0) -> Path:
@@ -208,6 +212,28 @@ def test_a_real_edit_is_scored(pds: Callable, tmp_path: Path) -> None:
     row = results(tmp_path / "eval")["runs"][0]
     for key in ("lpips_source", "psnr_truth", "ssim_source"):
         assert row[key] == pytest.approx(summary["metrics"][key], rel=0.02)
+
+
+def test_a_nerf_is_scored_for_its_consistency(
+    pds: Callable, tmp_path: Path, tiny_backbone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pds_cli.evaluation.scores.TURNTABLE", (24, 48))
+    words = [*SMALL, "prompt=a photo of a robot", f"backbone.model={tiny_backbone}", "steps=2"]
+    words += ["representation.render_size=64", "refine=none", "turntable=0"]
+    words.append("representation.fit.steps=60")  # enough for surfaces
+    assert pds("edit", *words, f"out={tmp_path}/run").code == 0
+    done = pds("eval", str(tmp_path / "run"), f"out={tmp_path}/eval")
+    assert done.code == 0, done.err
+    found = results(tmp_path / "eval")["runs"][0]["consistency"]
+    nerf = load_result(tmp_path / "run")
+    cameras = turntable(list(nerf.cameras["train"].values()), nerf.region, frames=24, size=48)
+    seen = [nerf.render_camera(camera) for camera in cameras]
+    # From one side alone, views agree but for bilinear sampling; from many sides less well.
+    assert found == pytest.approx(view_consistency(seen, cameras), abs=1e-3)
+    assert found < view_consistency([seen[0], seen[0]], [cameras[0], cameras[0]])
+    (tmp_path / "run/exports/nerf.safetensors").write_bytes(b"torn")
+    torn = pds("eval", str(tmp_path / "run"), f"out={tmp_path}/torn")
+    assert torn.code == 2 and "nerf.safetensors" in torn.err and "Traceback" not in torn.err
 
 
 def test_bootstrap_covers_the_mean() -> None:

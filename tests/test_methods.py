@@ -18,6 +18,7 @@ from torch import Tensor
 from pds_cli.backbones.base import Backbone
 from pds_cli.backbones.embedded import EmbeddedBackbone
 from pds_cli.backbones.mixture import MixtureBackbone
+from pds_cli.config import conf_dir
 from pds_cli.errors import UserError
 from pds_cli.losses import (
     CDS,
@@ -468,3 +469,12 @@ def test_bad_words_get_a_sentence(pds: Callable, tmp_path: Path, word: str, righ
     found = pds("edit", "prompt=a robot", "loss=vsd", word, f"out={tmp_path}/run")
     assert found.code == 2
     assert right in found.err and "Traceback" not in found.err
+
+
+def test_pds_plus_is_pds_with_falling_timesteps() -> None:
+    found: list[Any] = [
+        OmegaConf.to_container(OmegaConf.load(conf_dir() / f"loss/{name}.yaml"))
+        for name in ("pds", "pds_plus")
+    ]
+    differ = {key for key in found[0] if found[0][key] != found[1][key]} - {"defaults"}
+    assert differ == {"schedule"} and found[1]["schedule"] == "annealed"

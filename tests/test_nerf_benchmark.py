@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from test_fit import SMALL
 
 from pds_cli.errors import UserError
@@ -58,6 +59,24 @@ def test_jobs_run_once_and_their_edits_are_scored(bench: Callable) -> None:
     assert json.loads(Path("bench/results.json").read_text()) == found
 
 
+def test_several_seeds_give_intervals(bench: Callable) -> None:
+    answer = bench("benchmark.seeds=2", "benchmark.only=[pds]")
+    assert answer.code == 0, answer.err
+    found = json.loads(Path("bench/results.json").read_text())["rows"]
+    assert [len(found[name]) for name in ("pds", "sources")] == [2, 1]
+    assert found["pds"][0]["lpips_truth"] != found["pds"][1]["lpips_truth"]
+    for name, seed in (("pds", 0), ("pds/seed_1", 1)):
+        words = json.loads(Path(f"bench/add_red_ball/{name}/job.json").read_text())["words"]
+        assert f"seed={seed}" in words
+    row = next(
+        line for line in Path("bench/table.md").read_text().splitlines() if line.startswith("| pds")
+    )
+    assert row.count("[") >= 5
+    # Source, result and truth, each from eight sides.
+    for name in ("sources", "pds", "true edits"):
+        assert Image.open(f"bench/add_red_ball/{name}.png").size == (8 * 64, 64)
+
+
 def test_a_failing_job_names_its_log(bench: Callable) -> None:
     answer = bench("benchmark.methods.dds=['loss=dds','lr=-1']")
     assert answer.code == 2
@@ -71,6 +90,8 @@ def test_a_failing_job_names_its_log(bench: Callable) -> None:
         ({"edits": []}, "leave something to run"),
         ({"methods": {}}, "leave something to run"),
         ({"cameras": 1}, "cameras=1 must be at least 2"),
+        ({"seeds": 0}, "seeds=0 must be at least 1"),
+        ({"only": ["dds"]}, "no method 'dds'"),
     ],
 )
 def test_wrong_settings_are_said(wrong: dict, words: str) -> None:
@@ -82,5 +103,5 @@ def test_the_table_has_a_row_a_method_and_leaves_gaps() -> None:
     full = {"success": 0.5, "kept": 1.0, "lpips_truth": 0.25, "psnr_truth": 20.0}
     rows = {"pds": [{**full, "seconds": 200.0}, {**full, "seconds": 100.0}], "sources": [full] * 2}
     table = markdown(rows, ["crown", "add tree"])
-    assert "| pds | 0.500 | 1.000 | 0.250 | 20.000 | – | – | 150 | – |" in table
+    assert "| pds | 0.500 | 1.000 | 0.250 | 20.000 | – | – | – | 150 | – |" in table
     assert "| add tree | 0.50 / 0.250 | 0.50 / 0.250 |" in table

@@ -15,8 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pds_cli.toybox.gallery as gallery_module
-from pds_cli.backbones.embedded import words_of
+from pds_cli.backbones.embedded import EmbeddedBackbone, words_of
 from pds_cli.errors import UserError
+from pds_cli.losses import DDS
+from pds_cli.runs.folder import RunFolder
 from pds_cli.scenes.figurine import FigurineScene
 from pds_cli.scenes.toybox import ToyboxScene
 from pds_cli.toybox.benchmark import (
@@ -26,6 +28,7 @@ from pds_cli.toybox.benchmark import (
     all_cases,
     gallery,
 )
+from pds_cli.toybox.evaluate import EditBenchmark, edit_cases
 from pds_cli.toybox.gallery import picture
 from pds_cli.toybox.probe import Probe, augment, load_probe, probe_labels, save_probe
 from pds_cli.toybox.world import (
@@ -401,3 +404,30 @@ def test_an_interrupted_edit_benchmark_goes_on_where_it_was(
     assert pds(*words, "benchmark.lr=0.5").code == 0
     other = json.loads(Path("bench/results.json").read_text())
     assert other["results"]["pds"]["seconds"] != first["results"]["pds"]["seconds"], "done anew"
+
+
+def test_a_stopped_benchmark_keeps_nothing_half_edited(
+    stopping: Callable[[str, int], None], tmp_path: Path
+) -> None:
+    backbone = EmbeddedBackbone("toybox", device="cpu")
+    cases = all_cases(FIGURES[:1], ["crown"])
+    options: dict[str, Any] = {"key": {"loss": "dds"}, "steps": 3, "lr": 0.01}
+    stopping("edit", 1)
+    with pytest.raises(KeyboardInterrupt):
+        edit_cases(cases, backbone, DDS(guidance=3.0), RunFolder(tmp_path), **options)
+    images, _ = edit_cases(cases, backbone, DDS(guidance=3.0), RunFolder(tmp_path), **options)
+    whole, _ = edit_cases(cases, backbone, DDS(guidance=3.0), RunFolder(tmp_path / "b"), **options)
+    assert torch.equal(images, whole)
+
+
+def test_every_kind_of_edit_on_one_figure_each() -> None:
+    cases = all_cases(rotate=True)
+    assert [case.kind for case in cases] == list(EDITS)
+    assert [case.source for case in cases] == [FIGURES[i % 8][0] for i in range(12)]
+
+
+def test_some_methods_alone() -> None:
+    methods: dict[str, Any] = {"sds": {}, "dds": {}, "pds": {}}
+    assert list(EditBenchmark(methods, only=["pds", "sds"]).methods) == ["sds", "pds"]
+    with pytest.raises(UserError, match="no method 'pdss'; did you mean pds"):
+        EditBenchmark(methods, only=["pdss"])

@@ -17,10 +17,11 @@ from pds_cli.emoji.similarity import IconSimilarity, load_similarity
 from pds_cli.errors import UserError
 from pds_cli.files import write_text
 from pds_cli.images import read_picture
+from pds_cli.markdown import table
 from pds_cli.metrics import lpips
 from pds_cli.progress import Progress
 from pds_cli.runs.folder import RunFolder
-from pds_cli.runs.jobs import edit_job
+from pds_cli.runs.jobs import chosen, edit_job
 from pds_cli.runs.sheets import contact_sheet, save_image
 from pds_cli.sampling import ddim, latent_shape, noise
 
@@ -125,9 +126,9 @@ class IconNames:
         save_image(contact_sheet(sheet, 5, self.names), run.path / "samples.png")
         mean = sum(found.values()) / len(found)
         run.write_json("results.json", {"retrieval": mean, "names": found})
-        lines = [f"Right name among {len(found)}: {100 * mean:.1f} %", "", "| name | found |"]
-        lines += ["|---|---|", *(f"| {name} | {value:.2f} |" for name, value in found.items())]
-        return write_text(run.path / "table.md", "\n".join(lines) + "\n")
+        head = f"Right name among {len(found)}: {100 * mean:.1f} %"
+        rows = table(["name", "found"], ([name, f"{value:.2f}"] for name, value in found.items()))
+        return write_text(run.path / "table.md", f"{head}\n\n{rows}\n")
 
 
 TITLES = {
@@ -149,6 +150,7 @@ class IconEditBenchmark:
         icons: the folder of icon sets (`make icons`).
         overrides: words that every job gets.
         edits: how many of `EDITS`; None: all.
+        only: names of methods, where not all of `methods` are to run.
 
     Raises:
         UserError: no methods, or icons that are not there.
@@ -162,11 +164,12 @@ class IconEditBenchmark:
         icons: str,
         overrides: Sequence[str] = (),
         edits: int | None = None,
+        only: Sequence[str] | None = None,
     ) -> None:
         if not methods:
             raise UserError("benchmark.methods must leave something to run")
         self.similarity = icon_similarity(similarity)
-        self.methods = {name: list(words) for name, words in methods.items()}
+        self.methods = {name: list(words) for name, words in chosen(methods, only).items()}
         self.icons: dict[str, Icon] = {icon.name: icon for icon in load_icons(icons)}
         self.overrides, self.edits = list(overrides), EDITS[:edits]
 
@@ -223,16 +226,20 @@ def final_picture(folder: Path, which: str) -> Tensor:
 
 def markdown(rows: Mapping[str, Sequence[Mapping[str, float]]], edits: Sequence[str]) -> str:
     """The means of every method over the edits, then similarity and LPIPS an edit."""
-    lines = ["| method | " + " | ".join(TITLES.values()) + " |", "|---" * (len(TITLES) + 1) + "|"]
+    means = []
     for name, found in rows.items():
         cells = []
         for key in TITLES:
             values = [row[key] for row in found if key in row]
             cells.append(f"{sum(values) / len(values):.3g}" if values else "–")
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    lines += ["", "Icon similarity to the prompt and LPIPS to the source, by edit:", ""]
-    lines += ["| edit | " + " | ".join(rows) + " |", "|---" * (len(rows) + 1) + "|"]
-    for i, edit in enumerate(edits):
-        cells = [f"{r[i]['similarity']:.2f} / {r[i]['lpips_source']:.3f}" for r in rows.values()]
-        lines.append(f"| {edit} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        means.append([name, *cells])
+    by_edit = (
+        [edit, *(f"{r[i]['similarity']:.2f} / {r[i]['lpips_source']:.3f}" for r in rows.values())]
+        for i, edit in enumerate(edits)
+    )
+    parts = [
+        table(["method", *TITLES.values()], means),
+        "Icon similarity to the prompt and LPIPS to the source, by edit:",
+        table(["edit", *rows], by_edit),
+    ]
+    return "\n\n".join(parts) + "\n"

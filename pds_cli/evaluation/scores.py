@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +13,11 @@ from pds_cli.errors import UserError
 from pds_cli.files import write_text
 from pds_cli.images import read_picture, resize
 from pds_cli.metrics.clip import Clip
+from pds_cli.metrics.consistency import consistency
 from pds_cli.outcome import mean_scores, similarity
+from pds_cli.path_rendering import load_result, render_path
 from pds_cli.runs.record import RunRecord, number, read_run
+from pds_cli.scenes.paths import turntable
 
 FILE = "eval.json"
 TITLES = {
@@ -25,11 +29,14 @@ TITLES = {
     "lpips_truth": "LPIPS to truth ↓",
     "psnr_truth": "PSNR to truth, dB ↑",
     "ssim_truth": "SSIM to truth ↑",
+    "consistency": "view consistency, dB ↑",
     "seconds": "s",
     "memory_mb": "MB",
     "gpu_memory_mb": "GPU MB",
 }
 
+# Renders that view consistency compares: so many on a circle, of so many pixels.
+TURNTABLE = (16, 128)
 FACTS = ("seconds", "memory_mb", "gpu_memory_mb")
 
 
@@ -102,11 +109,11 @@ def score_run(record: RunRecord, clip: Clip | None) -> RunScores:
     """Scores a run, and keeps the scores in its folder as `eval.json`.
 
     Every view that the run rendered at its end counts alike, at the size it was rendered,
-    without crops other than CLIP's own. Without a CLIP model, CLIP scores that an earlier
-    evaluation left are taken over.
+    without crops other than CLIP's own. A NeRF is rendered again for its view consistency.
+    Without a CLIP model, CLIP scores that an earlier evaluation left are taken over.
 
     Raises:
-        UserError: a picture of the run is damaged.
+        UserError: a picture or the NeRF of the run is damaged.
     """
     rows: list[dict[str, float]] = []
     texts = None if clip is None else clip.text([record.prompt, record.source_prompt])
@@ -122,7 +129,7 @@ def score_run(record: RunRecord, clip: Clip | None) -> RunScores:
             if kind == "source" and clip is not None and texts is not None:
                 row |= clip.scores(result, reference, texts)
         rows.append(row)
-    scores = mean_scores(rows) | _facts(record)
+    scores = mean_scores(rows) | _view_consistency(record) | _facts(record)
     found = RunScores(record, scores, len(rows))
     if clip is not None:
         found.clip = {"name": clip.name, "fingerprint": clip.fingerprint}
@@ -131,6 +138,18 @@ def score_run(record: RunRecord, clip: Clip | None) -> RunScores:
     kept = {"clip": found.clip, "views": found.views, "scores": found.scores}
     write_text(record.path / FILE, json.dumps(kept, indent=2) + "\n")
     return found
+
+
+def _view_consistency(record: RunRecord) -> dict[str, float]:
+    """How well neighbouring renders of a turntable agree; nothing for what is not in 3D."""
+    if not (record.path / "exports" / "nerf.safetensors").is_file():
+        return {}
+    representation = load_result(record.path)
+    frames, size = TURNTABLE
+    train = list(representation.cameras["train"].values())
+    cameras = turntable(train, representation.region, frames=frames, size=size)
+    found = consistency(list(render_path(representation, cameras)), cameras).psnr
+    return {} if math.isnan(found) else {"consistency": found}
 
 
 def _facts(record: RunRecord) -> dict[str, float]:

@@ -17,6 +17,7 @@ from typing import Any
 
 from pds_cli.errors import UserError
 from pds_cli.files import write_text
+from pds_cli.markdown import table
 from pds_cli.runs.page import Picture, animation, picture, render
 from pds_cli.runs.record import RunRecord, natural
 
@@ -197,13 +198,13 @@ def preferences(answers: Sequence[Answer]) -> dict[str, dict[str, float]]:
 
 def markdown(answers: Sequence[Answer]) -> str:
     """The table of preferences."""
-    lines = ["| method | preferred | of | share | 95 % interval |", "|---|---|---|---|---|"]
-    for method, row in preferences(answers).items():
-        interval = f"{100 * row['low']:.0f} to {100 * row['high']:.0f} %"
-        lines.append(
-            f"| {method} | {row['votes']} | {row['shown']} | {100 * row['share']:.0f} % "
-            f"| {interval} |"
-        )
+    rows = table(
+        ["method", "preferred", "of", "share", "95 % interval"],
+        (
+            [method, f"{row['votes']}", f"{row['shown']}", f"{100 * row['share']:.0f} %",
+             f"{100 * row['low']:.0f} to {100 * row['high']:.0f} %"]
+            for method, row in preferences(answers).items()
+        ),
+    )  # fmt: skip
     nothing = sum(answer.chosen is None for answer in answers)
-    lines += ["", f"{len(answers)} answers, {nothing} of them for none of the results."]
-    return "\n".join(lines) + "\n"
+    return f"{rows}\n\n{len(answers)} answers, {nothing} of them for none of the results.\n"

@@ -8,6 +8,7 @@ import numpy as np
 
 from pds_cli.errors import UserError
 from pds_cli.evaluation.scores import TITLES, RunScores
+from pds_cli.markdown import table
 
 RESAMPLES = 2000
 
@@ -55,11 +56,17 @@ def one_clip(runs: Sequence[RunScores]) -> dict[str, str]:
     return found
 
 
-def summary(runs: Sequence[RunScores]) -> dict[str, dict[str, dict[str, float]]]:
-    """method → score → mean, low, high and n, over the runs of the method that have the score."""
+def summary(
+    runs: Sequence[RunScores], methods: Sequence[str] | None = None
+) -> dict[str, dict[str, dict[str, float]]]:
+    """method → score → mean, low, high and n, over the runs of the method that have the score.
+
+    methods: as of `markdown`.
+    """
+    names = [run.method for run in runs] if methods is None else list(methods)
     found: dict[str, dict[str, dict[str, float]]] = {}
-    for method in dict.fromkeys(run.method for run in runs):
-        mine = [run for run in runs if run.method == method]
+    for method in dict.fromkeys(names):
+        mine = [run for run, name in zip(runs, names, strict=True) if name == method]
         scores: dict[str, dict[str, float]] = {}
         for key in TITLES:
             values = [run.scores[key] for run in mine if key in run.scores]
@@ -71,20 +78,31 @@ def summary(runs: Sequence[RunScores]) -> dict[str, dict[str, dict[str, float]]]
     return found
 
 
-def markdown(runs: Sequence[RunScores]) -> str:
-    """A table of methods, then one of runs, and what they were measured with."""
+def markdown(runs: Sequence[RunScores], methods: Sequence[str] | None = None) -> str:
+    """A table of methods, then one of runs, and what they were measured with.
+
+    methods: the name of each run's method; None: what the run says.
+    """
     clip = one_clip(runs)
-    means = summary(runs)
+    names = [run.method for run in runs] if methods is None else list(methods)
+    means = summary(runs, names)
     keys = [key for key in TITLES if any(key in scores for scores in means.values())]
     head = ["method", "runs", *(TITLES[key] for key in keys)]
-    lines = _rows(head)
-    for method, scores in means.items():
-        count = sum(run.method == method for run in runs)
-        lines.append(_line([method, str(count), *(_interval(scores.get(k)) for k in keys)]))
-    lines += ["", *_rows(["run", "method", *(TITLES[key] for key in keys)])]
-    for run in runs:
-        values = [f"{run.scores[k]:.4g}" if k in run.scores else "–" for k in keys]
-        lines.append(_line([str(run.record.path), run.method, *values]))
+    methods_table = table(
+        head,
+        (
+            [method, str(names.count(method)), *(_interval(scores.get(k)) for k in keys)]
+            for method, scores in means.items()
+        ),
+    )
+    runs_table = table(
+        ["run", "method", *(TITLES[key] for key in keys)],
+        (
+            [str(run.record.path), method,
+             *(f"{run.scores[k]:.4g}" if k in run.scores else "–" for k in keys)]
+            for run, method in zip(runs, names, strict=True)
+        ),
+    )  # fmt: skip
     model = (
         f"CLIP: {clip['name']}, fingerprint {clip['fingerprint']}."
         if clip
@@ -94,7 +112,7 @@ def markdown(runs: Sequence[RunScores]) -> str:
         "Means over a run's views, then over a method's runs; in brackets 95 % intervals by "
         f"bootstrap over runs. {model}"
     )
-    return "\n".join([*lines, "", note]) + "\n"
+    return "\n\n".join([methods_table, runs_table, note]) + "\n"
 
 
 def _interval(score: Mapping[str, float] | None) -> str:
@@ -103,11 +121,3 @@ def _interval(score: Mapping[str, float] | None) -> str:
     if score["n"] < 2:
         return f"{score['mean']:.4g}"
     return f"{score['mean']:.4g} [{score['low']:.4g}, {score['high']:.4g}]"
-
-
-def _rows(head: Sequence[str]) -> list[str]:
-    return [_line(head), "|" + "---|" * len(head)]
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

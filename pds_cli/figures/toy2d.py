@@ -26,6 +26,7 @@ from pds_cli.backbones.mixture import MixtureBackbone
 from pds_cli.errors import UserError
 from pds_cli.files import atomic_path, write_text
 from pds_cli.losses import DDS, PDS, SDS, Loss
+from pds_cli.markdown import table
 from pds_cli.scenes.toy2d import Toy2DScene
 
 IDENTITIES = (0.0, 0.5, 1.0, 2.0, 4.0)
@@ -190,17 +191,18 @@ _COLUMNS = (
 )
 
 
-def table(results: Sequence[Result], by: str) -> str:
+def numbers_table(results: Sequence[Result], by: str) -> str:
     """A Markdown table with a row a result, headed by its loss or its identity (`by`)."""
-    lines = [
-        f"| {by} | " + " | ".join(title for _, title in _COLUMNS) + " |",
-        "|---" * (len(_COLUMNS) + 1) + "|",
-    ]
-    for result in results:
-        head = result.case.name if by == "loss" else f"{result.case.identity:g}"
-        values = " | ".join(f"{result.numbers[key]:.2f}" for key, _ in _COLUMNS)
-        lines.append(f"| {head} | {values} |")
-    return "\n".join(lines)
+    return table(
+        [by, *(title for _, title in _COLUMNS)],
+        (
+            [
+                result.case.name if by == "loss" else f"{result.case.identity:g}",
+                *(f"{result.numbers[key]:.2f}" for key, _ in _COLUMNS),
+            ]
+            for result in results
+        ),
+    )
 
 
 def markdown(results: dict[str, list[Result]], settings: Settings) -> str:
@@ -219,9 +221,9 @@ def markdown(results: dict[str, list[Result]], settings: Settings) -> str:
     ]
     for guidance in GUIDANCES:
         parts.append(f"## Losses at guidance {guidance:g}\n")
-        parts.append(table(results[f"{guidance:g}"], "loss") + "\n")
+        parts.append(numbers_table(results[f"{guidance:g}"], "loss") + "\n")
     parts.append("## PDS published at guidance 1, by identity\n")
-    parts.append(table(results["identity"], "identity") + "\n")
+    parts.append(numbers_table(results["identity"], "identity") + "\n")
     return "\n".join(parts)
 
 

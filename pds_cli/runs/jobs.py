@@ -6,14 +6,30 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pds_cli.catalogue import did_you_mean
 from pds_cli.errors import UserError
 from pds_cli.runs.folder import RunFolder, megabytes
 
 JOB_FILE = "job.json"
+
+
+def chosen(methods: Mapping[str, Any], only: Sequence[str] | None) -> dict[str, Any]:
+    """The methods named by `only`, in the order of `methods`; None: all.
+
+    Raises:
+        UserError: a name that is none of them.
+    """
+    for name in only or ():
+        if name not in methods:
+            raise UserError(
+                f"benchmark.only: there is no method {name!r}"
+                f"{did_you_mean(name, list(methods))} There are {', '.join(methods)}."
+            )
+    return {name: node for name, node in methods.items() if only is None or name in only}
 
 
 def edit_job(words: Sequence[str], run: RunFolder) -> dict[str, float]:

@@ -21,7 +21,7 @@ class SVGScene(Scene):
 
     Args:
         path: an SVG file, or the name of a sample of the package (without `.svg`).
-        source_prompt: what the drawing shows now.
+        source_prompt: what the drawing shows now; None: its `<title>`.
         size: longer side in pixels of the picture that results are compared with.
 
     What of the file is not drawn (text, filters, …) is said on stderr.
@@ -30,7 +30,7 @@ class SVGScene(Scene):
         drawing: what the file draws.
 
     Raises:
-        UserError: no path, no source prompt, or a file that `read_drawing` refuses.
+        UserError: no path, no source prompt and no title, or a file that `read_drawing` refuses.
     """
 
     def __init__(
@@ -41,13 +41,15 @@ class SVGScene(Scene):
     ) -> None:
         if path is None or not os.fspath(path).strip():
             raise UserError("scene.path=… is needed: the drawing to edit, e.g. scene.path=cat.svg")
-        if source_prompt is None or not source_prompt.strip():
-            raise UserError(
-                'source=… is needed: say what the drawing shows now, e.g. source="a cat face"'
-            )
-        self.source_prompt = source_prompt
         sample = SAMPLES / f"{os.fspath(path)}.svg"
         self.drawing: Drawing = read_drawing(sample if sample.is_file() else path)
+        said = self.drawing.title if source_prompt is None else source_prompt.strip()
+        if not said:
+            raise UserError(
+                "source=… is needed, as the drawing has no title: say what it shows now, "
+                'e.g. source="a cat face"'
+            )
+        self.source_prompt = said
         if not self.drawing.shapes:
             raise UserError(f"{path} draws nothing that can be edited: it has no filled shapes")
         for warning in self.drawing.warnings:

@@ -124,9 +124,14 @@ def make_case(kind: str, figure: Figure, camera: OrbitCamera) -> Case:
 
 
 def all_cases(
-    figures: Sequence[tuple[Figure, OrbitCamera]] = FIGURES, edits: Sequence[str] | None = None
+    figures: Sequence[tuple[Figure, OrbitCamera]] = FIGURES,
+    edits: Sequence[str] | None = None,
+    *,
+    rotate: bool = False,
 ) -> list[Case]:
     """Every edit of every figure: 12 × 8 unless told otherwise.
+
+    rotate: every edit once, of the figures in turn.
 
     Raises:
         UserError: a kind of edit that there is none of.
@@ -135,6 +140,8 @@ def all_cases(
     for kind in kinds:
         if kind not in EDITS:
             raise UserError(f"there is no kind of edit {kind!r}; there are {', '.join(EDITS)}")
+    if rotate and figures:
+        return [make_case(kind, *figures[i % len(figures)]) for i, kind in enumerate(kinds)]
     return [make_case(kind, figure, camera) for kind in kinds for figure, camera in figures]
 
 

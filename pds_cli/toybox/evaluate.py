@@ -22,11 +22,13 @@ from pds_cli.evaluation.table import bootstrap
 from pds_cli.files import write_text
 from pds_cli.instantiate import instantiate
 from pds_cli.losses.base import Loss
+from pds_cli.markdown import table
 from pds_cli.metrics import lpips, psnr
 from pds_cli.progress import Progress
 from pds_cli.representations.base import Representation
 from pds_cli.runs.checkpoint import load_checkpoint, save_checkpoint
-from pds_cli.runs.folder import RunFolder
+from pds_cli.runs.folder import RunFolder, seed_folder
+from pds_cli.runs.jobs import chosen
 from pds_cli.runs.sheets import contact_sheet, save_image
 from pds_cli.sampling import ddim, latent_shape, noise
 from pds_cli.scenes.base import Scene, View
@@ -36,7 +38,6 @@ from pds_cli.toybox.probe import Probe, load_probe
 from pds_cli.toybox.world import ATTRIBUTES, caption, mentioned, random_figure, random_mentions
 from pds_cli.trainer import Stage, Trainer, step_generator
 
-COLUMNS = ("success", "kept", "lpips_truth", "psnr_truth", "lpips_source")
 TITLES = {
     "success": "success ↑",
     "kept": "kept ↑",
@@ -166,7 +167,9 @@ def _edit_chunk(
         lambda groups: torch.optim.Adam(groups, lr=lr),
         schedule=lr_schedule,
     )
-    Trainer([stage], folder, seed=seed, checkpoint_every=0, log_every=10).run()
+    trainer = Trainer([stage], folder, seed=seed, checkpoint_every=0, log_every=10)
+    if trainer.run() != "done":
+        raise KeyboardInterrupt  # what is half edited must not be taken for a result
     with torch.no_grad():
         return batch.images().cpu()
 
@@ -200,7 +203,7 @@ def attribute_scores(found: Mapping[str, int], case: Case) -> tuple[float, float
 
 
 def score_cases(images: Tensor, cases: Sequence[Case], probe: Probe) -> list[dict[str, float]]:
-    """What each edit reached: see `COLUMNS` and `attribute_scores`."""
+    """What each edit reached: see `TITLES` and `attribute_scores`."""
     truths, sources = pictures(cases, "target"), pictures(cases, "source")
     perceptual = lpips(images, truths), lpips(images, sources)
     fidelity = psnr(images, truths)
@@ -221,7 +224,7 @@ def score_cases(images: Tensor, cases: Sequence[Case], probe: Probe) -> list[dic
 
 def means(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """The mean of each column."""
-    return {name: sum(s[name] for s in scores) / len(scores) for name in COLUMNS}
+    return {name: sum(s[name] for s in scores) / len(scores) for name in TITLES}
 
 
 def balance(score: Mapping[str, float]) -> float:
@@ -250,6 +253,8 @@ class EditBenchmark:
         steps, lr: Adam steps of an edit, and the step size.
         edits: kinds of edit to run; None: all.
         figures: how many of the eight figures to run.
+        rotate: each kind of edit on one of them, a figure further each time; else on all of them.
+        only: names of methods, where not all of `methods` are to run.
         tuning_figures: how many tuning figures the sweep uses.
         seed: of every edit, and of the sweep's.
         seeds: how many seeds the cases are edited with, from `seed` on; scores are means over
@@ -267,6 +272,8 @@ class EditBenchmark:
         lr: float = 0.03,
         edits: Sequence[str] | None = None,
         figures: int = 8,
+        rotate: bool = False,
+        only: Sequence[str] | None = None,
         tuning_figures: int = 2,
         seed: int = 0,
         seeds: int = 1,
@@ -274,7 +281,7 @@ class EditBenchmark:
         allow_modules: Sequence[str] = (),
     ) -> None:
         self.seeds = seeds
-        self.methods, self.sweep = dict(methods), dict(sweep or {})
+        self.methods, self.sweep = chosen(methods, only), dict(sweep or {})
         self.options: dict[str, Any] = {
             "steps": steps,
             "lr": lr,
@@ -282,7 +289,7 @@ class EditBenchmark:
             "lr_schedule": lr_schedule,
         }
         self.allow_modules = list(allow_modules)
-        self.cases = all_cases(FIGURES[:figures], edits)
+        self.cases = all_cases(FIGURES[:figures], edits, rotate=rotate)
         self.tuning = all_cases(TUNING_FIGURES[:tuning_figures], edits)
         if not self.cases or not self.methods:
             raise UserError("benchmark.methods, edits and figures must leave something to run")
@@ -301,7 +308,7 @@ class EditBenchmark:
                 "settings": {k: v for k, v in {**node, **best}.items() if k != "_target_"},
                 "seconds": seconds,
                 "mean": means(scores),
-                "interval": {c: bootstrap([s[c] for s in scores]) for c in COLUMNS},
+                "interval": {c: bootstrap([s[c] for s in scores]) for c in TITLES},
                 "by_edit": self._by_edit(scores),
                 "cases": scores,
             }
@@ -327,10 +334,9 @@ class EditBenchmark:
         scores: list[dict[str, float]] = []
         total = 0.0
         for number in range(self.seeds):
-            place = run.path / name if number == 0 else run.path / name / f"seed_{number}"
-            found, seconds = self._edit(
-                self.cases, node, backbone, RunFolder(place), seed=self.options["seed"] + number
-            )
+            folder = RunFolder(seed_folder(run.path / name, number))
+            seed = self.options["seed"] + number
+            found, seconds = self._edit(self.cases, node, backbone, folder, seed=seed)
             images.append(found)
             scores += score_cases(found, self.cases, probe)
             total += seconds
@@ -400,30 +406,39 @@ class EditBenchmark:
 
 def markdown(results: Mapping[str, Any], tried: Mapping[str, Any]) -> str:
     """The benchmark's tables."""
-    head = "| method | settings | " + " | ".join(TITLES.values()) + " |"
-    lines = [head, "|---" * (len(COLUMNS) + 2) + "|"]
-    for name, result in results.items():
-        settings = ", ".join(f"{k}={v}" for k, v in result.get("settings", {}).items())
-        values = " | ".join(_interval(result, c) for c in COLUMNS)
-        lines.append(f"| {name} | {settings} | {values} |")
+    means = (
+        [name, _settings(result), *(_interval(result, column) for column in TITLES)]
+        for name, result in results.items()
+    )
     methods = [name for name in results if name != "ground truth"]
-    lines += ["", "Success and LPIPS to truth by kind of edit:", ""]
-    lines += ["| edit | " + " | ".join(methods) + " |", "|---" * (len(methods) + 1) + "|"]
+    by_edit = []
     for kind in results[methods[0]]["by_edit"]:
         cells = [results[name]["by_edit"][kind] for name in methods]
-        text = " | ".join(f"{c['success']:.2f} / {c['lpips_truth']:.3f}" for c in cells)
-        lines.append(f"| {kind} | {text} |")
+        by_edit.append([kind, *(f"{c['success']:.2f} / {c['lpips_truth']:.3f}" for c in cells)])
+    parts = [
+        table(["method", "settings", *TITLES.values()], means),
+        "Success and LPIPS to truth by kind of edit:",
+        table(["edit", *methods], by_edit),
+    ]
     if any(tried.values()):
-        lines += ["", "The sweep, on the tuning figures:", ""]
-        lines += ["| method | settings | success ↑ | kept ↑ | LPIPS to truth ↓ | balance ↑ |"]
-        lines += ["|---|---|---|---|---|---|"]
-        for name, rows in tried.items():
-            for row in rows:
-                settings = ", ".join(f"{k}={v}" for k, v in row["settings"].items())
-                shown = ("success", "kept", "lpips_truth", "balance")
-                text = " | ".join(f"{row[c]:.3f}" for c in shown)
-                lines.append(f"| {name} | {settings} | {text} |")
-    return "\n".join(lines) + "\n"
+        parts += ["The sweep, on the tuning figures:", _sweep_table(tried)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _sweep_table(tried: Mapping[str, Any]) -> str:
+    shown = ("success", "kept", "lpips_truth", "balance")
+    return table(
+        ["method", "settings", *(TITLES.get(column, f"{column} ↑") for column in shown)],
+        (
+            [name, _settings(row), *(f"{row[column]:.3f}" for column in shown)]
+            for name, rows in tried.items()
+            for row in rows
+        ),
+    )
+
+
+def _settings(result: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in result.get("settings", {}).items())
 
 
 def _interval(result: Mapping[str, Any], column: str) -> str:
@@ -465,10 +480,9 @@ class CaptionBenchmark:
                 total[name] += 1
         rates = {name: right[name] / max(1, total[name]) for name in ATTRIBUTES}
         rates["all"] = sum(right.values()) / sum(total.values())
-        lines = ["| attribute | found |", "|---|---|"]
-        lines += [f"| {name} | {rate:.3f} |" for name, rate in rates.items()]
         run.write_json("results.json", rates)
-        write_text(run.path / "table.md", "\n".join(lines) + "\n")
+        rows = table(["attribute", "found"], ([name, f"{r:.3f}"] for name, r in rates.items()))
+        write_text(run.path / "table.md", rows + "\n")
         save_image(contact_sheet(list(images[:64]), 8, captions[:64]), run.path / "sheet.png")
         return run.path / "table.md"
 

@@ -77,15 +77,20 @@ def resolved(cfg: DictConfig) -> DictConfig:
     if cfg.resume and OmegaConf.is_missing(cfg, "prompt"):
         cfg.prompt = ""  # the run that goes on has one
     recommended = _recommended(cfg)
-    loss = choice("loss")
     for key, default in DEFAULTS.items():
         if cfg[key] is None:
             value = recommended.get(key, default)
-            cfg[key] = value.get(loss, default) if isinstance(value, DictConfig) else value
+            cfg[key] = _of_loss(value, cfg, default) if isinstance(value, DictConfig) else value
     for key in ("guidance", "source_guidance"):
         if key in cfg.loss and cfg.loss[key] is None:
             cfg.loss[key] = cfg[key]
     return resolve_config(cfg)
+
+
+def _of_loss(values: DictConfig, cfg: DictConfig, default: Any) -> Any:
+    """What is recommended for the chosen loss, else for the loss that it is an option of."""
+    module = str(cfg.loss.get("_target_", "")).split(".")[-2:-1]
+    return next((values[name] for name in (choice("loss"), *module) if name in values), default)
 
 
 def _recommended(cfg: DictConfig) -> DictConfig | dict[str, Any]:

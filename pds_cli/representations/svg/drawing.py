@@ -145,6 +145,13 @@ class Drawing:
         if text not in self.warnings:
             self.warnings.append(text)
 
+    @property
+    def title(self) -> str | None:
+        """What the file says that it shows, its `<title>`; None where it says nothing."""
+        found = self.root.find("{*}title")
+        words = " ".join((found.text or "").split()) if found is not None else ""
+        return words or None
+
     def placed(self, width: int, height: int) -> Matrix:
         """From the drawing's coordinates to pixels of a picture [height,width]."""
         fit = view_matrix(self.box, *self.size, self.aspect)

@@ -1,0 +1,55 @@
+"""What methods made of each edit, seen from several sides: a row of views each.
+
+python -m pds_cli.figures.strips <out.png> <folder of pds compare benchmark=…> <method> …
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from pds_cli.figures.paper import TITLES
+
+HEIGHT = 96
+
+
+def write_strips(out: Path, bench: Path, methods: Sequence[str]) -> Path:
+    """Under each edit's source a row a method; an edit that a method has not is left out of it.
+
+    Raises:
+        UserError: the folder holds no finished benchmark, or no picture of these methods.
+    """
+    from pds_cli.errors import UserError
+    from pds_cli.runs.sheets import contact_sheet, save_image
+
+    try:
+        found: Any = json.loads((bench / "results.json").read_text(encoding="utf-8"))
+        edits = [str(edit).replace(" ", "_") for edit in found["edits"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{bench} holds no finished benchmark ({error})") from error
+    rows: list[tuple[str, Path]] = []
+    for edit in edits:
+        mine = [(TITLES.get(m, m), bench / edit / f"{m}.png") for m in methods]
+        mine = [(title, path) for title, path in mine if path.is_file()]
+        if mine:
+            words = edit.replace("_", " ")
+            rows += [(f"{words}: source", bench / edit / "sources.png"), *mine]
+    if not rows:
+        raise UserError(f"{bench} has no pictures of {', '.join(methods)}")
+    pictures = []
+    for _, path in rows:
+        picture = Image.open(path).convert("RGB")
+        width = round(picture.width * HEIGHT / picture.height)
+        pictures.append(picture.resize((width, HEIGHT), Image.Resampling.LANCZOS))
+    longest = max(picture.width for picture in pictures)
+    sheet = contact_sheet(pictures, 1, row_labels=[label for label, _ in rows], tile=longest)
+    return save_image(sheet, out)
+
+
+if __name__ == "__main__":
+    print(write_strips(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]))
