@@ -477,4 +477,4 @@ def test_pds_plus_is_pds_with_falling_timesteps() -> None:
         for name in ("pds", "pds_plus")
     ]
     differ = {key for key in found[0] if found[0][key] != found[1][key]} - {"defaults"}
-    assert differ == {"schedule"} and found[1]["schedule"] == "annealed"
+    assert differ == {"schedule", "identity"} and found[1]["schedule"] == "annealed"

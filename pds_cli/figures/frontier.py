@@ -26,6 +26,7 @@ Points = dict[str, dict[str, float]]
 """method → its mean scores."""
 
 EXACT = "exact"
+_TICKS = (0.025, 0.05, 0.1, 0.2, 0.4)
 _DIAL, _OTHER, _EXACT = "#0072B2", "#555555", "#B2182B"
 
 
@@ -156,7 +157,7 @@ def draw(found: Sequence[Panel]) -> Any:
     """The matplotlib figure: fidelity over LPIPS to the source, and over LPIPS to the truth."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.85 * len(found), 9), layout="constrained")
+    figure = Figure(figsize=(5.5 * len(found), 8), layout="constrained")
     axes = figure.subplots(2, len(found), squeeze=False)
     for column, panel in enumerate(found):
         for row, (score, title) in enumerate(
@@ -167,7 +168,12 @@ def draw(found: Sequence[Panel]) -> Any:
                 ax.axis("off")
                 continue
             _draw_panel(ax, panel, score)
-            ax.set(xlabel=title, ylabel=panel.fidelity[1])
+            ax.set(xlabel=title, ylabel=panel.fidelity[1], xscale="log")
+            ax.margins(y=0.12)
+            low, high = ax.get_xlim()
+            ticks = [tick for tick in _TICKS if low < tick < high]
+            ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+            ax.set_xticks([], minor=True)
             if row == 0:
                 ax.set_title(panel.title)
     return figure
@@ -180,13 +186,14 @@ def _draw_panel(ax: Any, panel: Panel, score: str) -> None:
     ax.plot(*zip(*(place[name] for name in dial), strict=True), "o-", color=_DIAL, ms=4, lw=1.2)
     for name, (x, y) in place.items():
         scale = identity(name)
-        ink = _DIAL if scale is not None else _EXACT if name == EXACT else _OTHER
-        if scale is None:
-            ax.plot(
-                [x], [y], "*" if name == EXACT else "s", color=ink, ms=9 if name == EXACT else 4
-            )
-        text = f"{scale:g}" if scale is not None else _label(name)
-        ax.annotate(text, (x, y), (4, 3), textcoords="offset points", fontsize=8, color=ink)
+        if scale is not None:
+            below = {"xytext": (0, -12), "ha": "center", "color": _DIAL}
+            ax.annotate(f"{scale:g}", (x, y), textcoords="offset points", fontsize=8, **below)
+            continue
+        ink, marker, size = (_EXACT, "*", 9) if name == EXACT else (_OTHER, "s", 4)
+        ax.plot([x], [y], marker, color=ink, ms=size)
+        above = {"xytext": (1, 5), "rotation": 35, "color": ink}  # many lie side by side
+        ax.annotate(_label(name), (x, y), textcoords="offset points", fontsize=8, **above)
 
 
 def main(argv: Sequence[str]) -> int:
