@@ -65,6 +65,7 @@ table-toybox: $(STAMP) ## quality: SDS, DDS and PDS against the true edits of th
 
 table-methods: $(STAMP) ## quality: every loss and editor against the true edits of the toybox
 	$(BIN)/pds compare benchmark=toybox_methods out=outputs/bench/methods
+	cp outputs/bench/methods/edits.png docs/figures/methods.png
 
 table-nerf-methods: $(STAMP) ## quality in 3D: every loss and dataset update, three seeds (hours)
 	$(BIN)/pds compare benchmark=nerf_methods out=outputs/bench/nerf_methods

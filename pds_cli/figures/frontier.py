@@ -168,15 +168,24 @@ def draw(found: Sequence[Panel]) -> Any:
                 ax.axis("off")
                 continue
             _draw_panel(ax, panel, score)
-            ax.set(xlabel=title, ylabel=panel.fidelity[1], xscale="log")
-            ax.margins(y=0.12)
-            low, high = ax.get_xlim()
-            ticks = [tick for tick in _TICKS if low < tick < high]
-            ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-            ax.set_xticks([], minor=True)
+            ax.set(xlabel=title, ylabel=panel.fidelity[1])
+            ax.margins(y=0.1)
+            low, high = ax.get_ylim()
+            ax.set_ylim(low, high + 0.35 * (high - low))  # room for names
+            if score == "lpips_truth":
+                _log_axis(ax)
             if row == 0:
                 ax.set_title(panel.title)
     return figure
+
+
+def _log_axis(ax: Any) -> None:
+    """The good methods lie close together, the bad ones far away."""
+    ax.set_xscale("log")
+    low, high = ax.get_xlim()
+    ticks = [tick for tick in _TICKS if low < tick < high]
+    ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    ax.set_xticks([], minor=True)
 
 
 def _draw_panel(ax: Any, panel: Panel, score: str) -> None:
@@ -192,7 +201,7 @@ def _draw_panel(ax: Any, panel: Panel, score: str) -> None:
             continue
         ink, marker, size = (_EXACT, "*", 9) if name == EXACT else (_OTHER, "s", 4)
         ax.plot([x], [y], marker, color=ink, ms=size)
-        above = {"xytext": (1, 5), "rotation": 35, "color": ink}  # many lie side by side
+        above = {"xytext": (1, 5), "rotation": 60, "color": ink}  # many lie side by side
         ax.annotate(_label(name), (x, y), textcoords="offset points", fontsize=8, **above)
 
 
