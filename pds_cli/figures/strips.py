@@ -13,7 +13,9 @@ from typing import Any
 
 from PIL import Image
 
+from pds_cli.errors import UserError
 from pds_cli.figures.paper import TITLES
+from pds_cli.runs.sheets import contact_sheet, save_image
 
 HEIGHT = 96
 
@@ -24,9 +26,6 @@ def write_strips(out: Path, bench: Path, methods: Sequence[str]) -> Path:
     Raises:
         UserError: the folder holds no finished benchmark, or no picture of these methods.
     """
-    from pds_cli.errors import UserError
-    from pds_cli.runs.sheets import contact_sheet, save_image
-
     try:
         found: Any = json.loads((bench / "results.json").read_text(encoding="utf-8"))
         edits = [str(edit).replace(" ", "_") for edit in found["edits"]]

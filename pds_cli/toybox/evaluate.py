@@ -396,12 +396,12 @@ class EditBenchmark:
     def _overview(self, edited: Mapping[str, Tensor], path: Path) -> None:
         """One case a kind of edit, a figure further each time: source, methods, truth."""
         per_kind = len(self.cases) // len({case.kind for case in self.cases})
-        chosen = [i for i in range(len(self.cases)) if i % per_kind == i // per_kind % per_kind]
+        picked = [i for i in range(len(self.cases)) if i % per_kind == i // per_kind % per_kind]
         sources, truths = pictures(self.cases, "source"), pictures(self.cases, "target")
         columns = {"source": sources, **edited, "true edit": truths}
-        shown = [images[i] for i in chosen for images in columns.values()]
-        labels = [self.cases[i].kind if n == "source" else n for i in chosen for n in columns]
-        save_image(contact_sheet(shown, len(columns) * (2 if len(chosen) > 6 else 1), labels), path)
+        shown = [images[i] for i in picked for images in columns.values()]
+        labels = [self.cases[i].kind if n == "source" else n for i in picked for n in columns]
+        save_image(contact_sheet(shown, len(columns) * (2 if len(picked) > 6 else 1), labels), path)
 
 
 def markdown(results: Mapping[str, Any], tried: Mapping[str, Any]) -> str:
