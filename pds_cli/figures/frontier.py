@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pds_cli.errors import UserError
 from pds_cli.files import atomic_path, write_text
 from pds_cli.markdown import table
@@ -26,8 +28,10 @@ Points = dict[str, dict[str, float]]
 """method → its mean scores."""
 
 EXACT = "exact"
-_TICKS = (0.025, 0.05, 0.1, 0.2, 0.4)
-_DIAL, _OTHER, _EXACT = "#0072B2", "#555555", "#B2182B"
+_TICKS = (0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
+_DIAL, _EXACT, _DIAL_LABEL = "#0072B2", "#B2182B", "PDS by its identity"
+_COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#CC79A7")
+_MARKERS = ("s", "^", "D", "v", "P", "X")
 
 
 @dataclass(frozen=True)
@@ -157,8 +161,9 @@ def draw(found: Sequence[Panel]) -> Any:
     """The matplotlib figure: fidelity over LPIPS to the source, and over LPIPS to the truth."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.5 * len(found), 8), layout="constrained")
+    figure = Figure(figsize=(5.5 * len(found), 9), layout="constrained")
     axes = figure.subplots(2, len(found), squeeze=False)
+    styles = _styles(found)
     for column, panel in enumerate(found):
         for row, (score, title) in enumerate(
             (("lpips_source", "LPIPS to the source"), ("lpips_truth", "LPIPS to the true edit"))
@@ -167,42 +172,66 @@ def draw(found: Sequence[Panel]) -> Any:
             if not all(score in scores for scores in panel.points.values()):
                 ax.axis("off")
                 continue
-            _draw_panel(ax, panel, score)
+            _draw_panel(ax, panel, score, styles)
             ax.set(xlabel=title, ylabel=panel.fidelity[1])
             ax.margins(y=0.1)
-            low, high = ax.get_ylim()
-            ax.set_ylim(low, high + 0.35 * (high - low))  # room for names
-            if score == "lpips_truth":
-                _log_axis(ax)
+            _root_axis(ax)
             if row == 0:
                 ax.set_title(panel.title)
+    marks = {mark.get_label(): mark for ax in axes.flat for mark in ax.get_lines()}
+    order = [label for label in (_DIAL_LABEL, *map(_label, styles)) if label in marks]
+    figure.legend([marks[label] for label in order], order, loc="outside lower center",
+                  ncols=3 + 2 * len(found), fontsize=9)  # fmt: skip
     return figure
 
 
-def _log_axis(ax: Any) -> None:
-    """The good methods lie close together, the bad ones far away."""
-    ax.set_xscale("log")
+def _styles(found: Sequence[Panel]) -> dict[str, dict[str, Any]]:
+    """method → marker and colour, the same in all panels; no two methods have both in common."""
+    names = dict.fromkeys(name for panel in found for name in _order(panel.points))
+    others = [name for name in names if identity(name) is None and name != EXACT]
+    styles: dict[str, dict[str, Any]] = {
+        name: {
+            "marker": _MARKERS[i // len(_COLOURS) % len(_MARKERS)],
+            "color": _COLOURS[i % len(_COLOURS)],
+            "ms": 7,
+        }
+        for i, name in enumerate(others)
+    }
+    return {EXACT: {"marker": "*", "color": _EXACT, "ms": 11}, **styles}
+
+
+def _root_axis(ax: Any) -> None:
+    """Square roots: the good methods lie close together, the bad ones far away."""
     low, high = ax.get_xlim()
-    ticks = [tick for tick in _TICKS if low < tick < high]
+    low = max(low, 0)
+    ax.set_xscale("function", functions=(_root, _square))
+    ax.set_xlim(low, high)
+    ticks = [tick for tick in _TICKS if low <= tick < high]
     ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    ax.set_xticks([], minor=True)
 
 
-def _draw_panel(ax: Any, panel: Panel, score: str) -> None:
+def _root(values: Any) -> Any:
+    return np.sqrt(np.maximum(values, 0))
+
+
+def _square(values: Any) -> Any:
+    return np.square(values)
+
+
+def _draw_panel(ax: Any, panel: Panel, score: str, styles: Mapping[str, Mapping[str, Any]]) -> None:
     key = panel.fidelity[0]
     place = {name: (scores[score], scores[key]) for name, scores in panel.points.items()}
     dial = [name for name in _order(place) if identity(name) is not None]
-    ax.plot(*zip(*(place[name] for name in dial), strict=True), "o-", color=_DIAL, ms=4, lw=1.2)
     for name, (x, y) in place.items():
-        scale = identity(name)
-        if scale is not None:
-            below = {"xytext": (0, -12), "ha": "center", "color": _DIAL}
-            ax.annotate(f"{scale:g}", (x, y), textcoords="offset points", fontsize=8, **below)
-            continue
-        ink, marker, size = (_EXACT, "*", 9) if name == EXACT else (_OTHER, "s", 4)
-        ax.plot([x], [y], marker, color=ink, ms=size)
-        above = {"xytext": (1, 5), "rotation": 60, "color": ink}  # many lie side by side
-        ax.annotate(_label(name), (x, y), textcoords="offset points", fontsize=8, **above)
+        if identity(name) is None:
+            ax.plot(
+                [x], [y], linestyle="none", label=_label(name), zorder=3, alpha=0.8, **styles[name]
+            )
+    line = {"color": _DIAL, "ms": 4, "lw": 1.2, "label": _DIAL_LABEL}
+    ax.plot(*zip(*(place[name] for name in dial), strict=True), "o-", **line)
+    for name in dial:
+        below = {"xytext": (0, -12), "ha": "center", "color": _DIAL, "fontsize": 8}
+        ax.annotate(f"{identity(name):g}", place[name], textcoords="offset points", **below)
 
 
 def main(argv: Sequence[str]) -> int:
