@@ -20,6 +20,7 @@ from pds_cli.config import conf_dir
 from pds_cli.errors import UserError
 from pds_cli.evaluation.benchmark import EditsBenchmark, photo_edits
 from pds_cli.figures import frontier, paper
+from pds_cli.figures.command import run
 from pds_cli.figures.strips import HEIGHT, write_strips
 from pds_cli.scenes.svg import SVGScene
 
@@ -201,7 +202,7 @@ def test_the_page_follows_the_numbers(tmp_path: Path) -> None:
         figures = tmp_path / "figures"
         figures.mkdir(exist_ok=True)
         shutil.copy(ROOT / "docs/figures/toy2d.json", figures)
-        assert paper.main([str(tmp_path / "out"), str(tmp_path / "paper.md")]) == 0
+        assert run(paper.main, [str(tmp_path / "out"), str(tmp_path / "paper.md")]) == 0
         return (tmp_path / "paper.md").read_text(encoding="utf-8")
 
     good, bad = write(0.9), write(0.1)
@@ -213,7 +214,7 @@ def test_the_page_follows_the_numbers(tmp_path: Path) -> None:
 def test_the_page_names_what_was_not_measured(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert paper.main([str(tmp_path), str(tmp_path / "paper.md")]) == 2
+    assert run(paper.main, [str(tmp_path), str(tmp_path / "paper.md")]) == 2
     assert "make figure-toy2d" in capsys.readouterr().err
     assert not (tmp_path / "paper.md").exists()
 
@@ -244,7 +245,7 @@ def test_the_dial_is_drawn_in_order(tmp_path: Path) -> None:
                                   for n, r in dial.items()}})  # fmt: skip
     put("frontier/nerf", {"rows": dial})
     (tmp_path / "docs").mkdir()
-    assert frontier.main([str(tmp_path), str(tmp_path / "docs")]) == 0
+    assert run(frontier.main, [str(tmp_path), str(tmp_path / "docs")]) == 0
     assert "0.5" in (tmp_path / "docs/frontier.json").read_text(encoding="utf-8")
     text = (tmp_path / "docs/frontier.md").read_text(encoding="utf-8")
     drawings = text.split("## drawings")[1].split("##")[0]

@@ -12,6 +12,7 @@ import torch
 from pds_cli.backbones.mixture import MixtureBackbone
 from pds_cli.errors import UserError
 from pds_cli.figures import toy2d
+from pds_cli.figures.command import run
 from pds_cli.losses import DDS, PDS, SDS
 from pds_cli.representations.points import PointsRepresentation
 from pds_cli.scenes.toy2d import Toy2DScene, crescents
@@ -89,7 +90,7 @@ def test_bad_input() -> None:
     for words in (["step=3"], ["steps"], ["steps=many"], ["points=0"], ["lr=0"]):
         with pytest.raises(UserError):
             toy2d.parse(words)
-    assert toy2d.main(["colour=red"]) == 2
+    assert run(toy2d.main, ["colour=red"]) == 2
 
 
 def test_yamls_build_what_they_name() -> None:
@@ -146,7 +147,7 @@ def test_the_papers_finding() -> None:
 
 def test_figure_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib")
-    assert toy2d.main([f"out={tmp_path / 'figures'}", "steps=2", "points=5"]) == 0
+    assert run(toy2d.main, [f"out={tmp_path / 'figures'}", "steps=2", "points=5"]) == 0
     written = {path.name for path in (tmp_path / "figures").iterdir()}
     assert written == {"toy2d.png", "toy2d.svg", "toy2d.md", "toy2d.json"}
     assert (tmp_path / "figures" / "toy2d.png").read_bytes().startswith(b"\x89PNG")

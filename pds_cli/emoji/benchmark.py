@@ -220,8 +220,15 @@ class IconEditBenchmark:
 
 
 def final_picture(folder: Path, which: str) -> Tensor:
-    """The drawing [3,256,256] in [0,1] before or after an edit."""
-    return read_picture(next((folder / "renders").glob(f"{which}_*.png")))
+    """The drawing [3,256,256] in [0,1] before or after an edit.
+
+    Raises:
+        UserError: the folder holds no such render.
+    """
+    found = next((folder / "renders").glob(f"{which}_*.png"), None)
+    if found is None:
+        raise UserError(f"{folder} holds no finished edit (no renders/{which}_*.png)")
+    return read_picture(found)
 
 
 def markdown(rows: Mapping[str, Sequence[Mapping[str, float]]], edits: Sequence[str]) -> str:

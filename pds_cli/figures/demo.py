@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+
+from pds_cli.figures.command import check_words, run
 
 EDITS = ("wizard hat", "raise arms", "to robot", "add tree")
 TITLES = {"source": "source", "sds": "SDS", "dds": "DDS", "pds": "PDS", "truth": "ground truth"}
@@ -36,7 +39,7 @@ def losses(recommended: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def main(argv: list[str]) -> Path:
+def main(argv: Sequence[str]) -> list[Path]:
     """Makes the edits and writes the picture; returns its path."""
     from pds_cli.backbones.embedded import EmbeddedBackbone
     from pds_cli.config import conf_dir
@@ -45,6 +48,7 @@ def main(argv: list[str]) -> Path:
     from pds_cli.toybox.benchmark import all_cases
     from pds_cli.toybox.evaluate import edit_cases, pictures
 
+    check_words(argv, 0, 1, __doc__)
     out = Path(argv[0] if argv else "docs/figures/demo.png")
     node: Any = OmegaConf.load(conf_dir() / "backbone" / "toybox.yaml")
     recommended: dict[str, Any] = OmegaConf.to_container(node.recommended)  # type: ignore[assignment]
@@ -63,8 +67,8 @@ def main(argv: list[str]) -> Path:
         column_labels=list(TITLES.values()),
         tile=160,
     )
-    return save_image(sheet, out)
+    return [save_image(sheet, out)]
 
 
 if __name__ == "__main__":
-    print(main(sys.argv[1:]))
+    sys.exit(run(main))

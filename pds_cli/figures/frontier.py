@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from pds_cli.errors import UserError
+from pds_cli.figures.command import check_words, run
 from pds_cli.files import atomic_path, write_text
 from pds_cli.markdown import table
 
@@ -234,26 +235,22 @@ def _draw_panel(ax: Any, panel: Panel, score: str, styles: Mapping[str, Mapping[
         ax.annotate(f"{identity(name):g}", place[name], textcoords="offset points", **below)
 
 
-def main(argv: Sequence[str]) -> int:
-    """Writes the figure and the tables; returns the exit code."""
+def main(argv: Sequence[str]) -> list[Path]:
+    """Writes the numbers, the figure and the tables; returns the paths of the last two."""
+    check_words(argv, 0, 2, __doc__)
     outputs = Path(argv[0] if argv else "outputs")
     out = Path(argv[1] if len(argv) > 1 else "docs/figures")
     record = out / "frontier.json"
-    try:
-        kept = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
-        numbers = merged(kept, measured(outputs))
-        write_text(record, json.dumps(numbers, indent=1) + "\n")
-        found = panels(numbers)
-        with atomic_path(out / "frontier.png") as temporary:
-            draw(found).savefig(temporary, dpi=110, metadata={"Software": None}, format="png")
-        parts = ["# The identity dial\n", "Made by `make figure-frontier`; see `docs/pds.md`.\n"]
-        parts += [f"## {panel.title}\n\n{panel_table(panel)}\n" for panel in found]
-        print(out / "frontier.png", write_text(out / "frontier.md", "\n".join(parts)), sep="\n")
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    kept = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+    numbers = merged(kept, measured(outputs))
+    write_text(record, json.dumps(numbers, indent=1) + "\n")
+    found = panels(numbers)
+    with atomic_path(out / "frontier.png") as temporary:
+        draw(found).savefig(temporary, dpi=110, metadata={"Software": None}, format="png")
+    parts = ["# The identity dial\n", "Made by `make figure-frontier`; see `docs/pds.md`.\n"]
+    parts += [f"## {panel.title}\n\n{panel_table(panel)}\n" for panel in found]
+    return [out / "frontier.png", write_text(out / "frontier.md", "\n".join(parts))]
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run(main))

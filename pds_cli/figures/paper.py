@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pds_cli.errors import UserError
 from pds_cli.evaluation.table import bootstrap
+from pds_cli.figures.command import check_words, run
 from pds_cli.figures.frontier import read
 from pds_cli.files import write_text
 from pds_cli.markdown import table
@@ -325,18 +325,14 @@ def _overview(sections: Sequence[Section]) -> str:
     )
 
 
-def main(argv: Sequence[str]) -> int:
-    """Writes the page; returns the exit code."""
+def main(argv: Sequence[str]) -> list[Path]:
+    """Writes the page; returns its path."""
+    check_words(argv, 0, 2, __doc__)
     out = Path(argv[0] if argv else "outputs/paper")
     target = Path(argv[1] if len(argv) > 1 else "docs/paper.md")
-    try:
-        sections = [toy2d(target.parent / "figures"), image(out), *nerf(out), svg(out)]
-        print(write_text(target, page(sections)))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    sections = [toy2d(target.parent / "figures"), image(out), *nerf(out), svg(out)]
+    return [write_text(target, page(sections))]
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run(main))

@@ -14,6 +14,7 @@ from typing import Any
 from PIL import Image
 
 from pds_cli.errors import UserError
+from pds_cli.figures.command import check_words, run
 from pds_cli.figures.paper import TITLES
 from pds_cli.runs.sheets import contact_sheet, save_image
 
@@ -50,5 +51,11 @@ def write_strips(out: Path, bench: Path, methods: Sequence[str]) -> Path:
     return save_image(sheet, out)
 
 
+def main(argv: Sequence[str]) -> list[Path]:
+    """Writes the picture; returns its path."""
+    check_words(argv, 3, None, __doc__)
+    return [write_strips(Path(argv[0]), Path(argv[1]), argv[2:])]
+
+
 if __name__ == "__main__":
-    print(write_strips(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]))
+    sys.exit(run(main))

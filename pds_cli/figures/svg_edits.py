@@ -8,9 +8,12 @@ Takes what `pds compare benchmark=icon_edits` left.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor
+
+from pds_cli.figures.command import check_words, run
 
 METHODS = ("sds", "dds", "pds")
 TITLES = {"sds": "SDS", "dds": "DDS", "pds": "PDS"}
@@ -34,10 +37,11 @@ def tiles(bench: Path) -> list[tuple[list[Tensor], list[str]]]:
     return found
 
 
-def main(argv: list[str]) -> list[Path]:
+def main(argv: Sequence[str]) -> list[Path]:
     """Writes `svg_edits.png` (all) and `svg_four.png` (the first four); returns their paths."""
     from pds_cli.runs.sheets import contact_sheet, save_image
 
+    check_words(argv, 0, 2, __doc__)
     bench = Path(argv[0] if argv else "outputs/bench/icon_edits")
     out = Path(argv[1] if len(argv) > 1 else "docs/figures")
     found = tiles(bench)
@@ -51,4 +55,4 @@ def main(argv: list[str]) -> list[Path]:
 
 
 if __name__ == "__main__":
-    print(*main(sys.argv[1:]), sep="\n")
+    sys.exit(run(main))

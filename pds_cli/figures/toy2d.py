@@ -24,6 +24,7 @@ from torch import Tensor
 
 from pds_cli.backbones.mixture import MixtureBackbone
 from pds_cli.errors import UserError
+from pds_cli.figures import command
 from pds_cli.files import atomic_path, write_text
 from pds_cli.losses import DDS, PDS, SDS, Loss
 from pds_cli.markdown import table
@@ -380,17 +381,11 @@ def parse(argv: Sequence[str]) -> Settings:
     return settings
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Makes the figure; returns the exit code."""
-    try:
-        settings = parse(sys.argv[1:] if argv is None else argv)
-        for path in write(run(settings), settings):
-            print(path)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+def main(argv: Sequence[str]) -> list[Path]:
+    """Makes the figure; returns the paths of what was written."""
+    settings = parse(argv)
+    return list(write(run(settings), settings))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command.run(main))

@@ -13,6 +13,8 @@ from pathlib import Path
 import imageio_ffmpeg
 from PIL import Image
 
+from pds_cli.figures.command import check_words, run
+
 COLUMNS = 8
 TILE = 112
 
@@ -46,6 +48,12 @@ def write_turntables(out: Path, runs: Sequence[Path]) -> Path:
     return save_image(sheet, out)
 
 
+def main(argv: Sequence[str]) -> list[Path]:
+    """Writes the picture; returns its path."""
+    check_words(argv, 2, None, __doc__)
+    out, *runs = map(Path, argv)
+    return [write_turntables(out, runs)]
+
+
 if __name__ == "__main__":
-    out, *runs = map(Path, sys.argv[1:])
-    print(write_turntables(out, runs))
+    sys.exit(run(main))
