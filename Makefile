@@ -69,6 +69,8 @@ table-methods: $(STAMP) ## quality: every loss and editor against the true edits
 
 table-nerf-methods: $(STAMP) ## quality in 3D: every loss and dataset update, three seeds (hours)
 	$(BIN)/pds compare benchmark=nerf_methods out=outputs/bench/nerf_methods
+	$(STRIPS) docs/figures/nerf_methods.png outputs/bench/nerf_methods \
+	  pds pds_plus ids dds cds dreamcatalyst update_ddpm_inversion update_sdedit sds
 
 table-nerf-toybox: $(STAMP) ## quality in 3D: six edits of the figurine, seen from all sides
 	$(BIN)/pds compare benchmark=nerf_toybox
