@@ -29,7 +29,7 @@ Points = dict[str, dict[str, float]]
 """method → its mean scores."""
 
 EXACT = "exact"
-_TICKS = (0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
+_TICKS = (0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.8)
 _DIAL, _EXACT, _DIAL_LABEL = "#0072B2", "#B2182B", "PDS by its identity"
 _COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#CC79A7")
 _MARKERS = ("s", "^", "D", "v", "P", "X")
