@@ -40,6 +40,15 @@ def test_wrong_words_get_a_sentence(
     assert not list(tmp_path.iterdir())
 
 
+def test_damaged_numbers_of_the_dial_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "frontier.json").write_text("{", encoding="utf-8")
+    assert run(frontier.main, [str(tmp_path / "outputs"), str(tmp_path)]) == 2
+    assert "frontier.json cannot be read" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["frontier.json"]
+
+
 def test_what_was_written_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(lambda argv: map(Path, argv), ["a.png", "b.md"]) == 0
     assert capsys.readouterr().out == "a.png\nb.md\n"

@@ -205,7 +205,7 @@ def _root_axis(ax: Any) -> None:
     """Square roots: the good methods lie close together, the bad ones far away."""
     low, high = ax.get_xlim()
     low = max(low, 0)
-    ax.set_xscale("function", functions=(_root, _square))
+    ax.set_xscale("function", functions=(_root, np.square))
     ax.set_xlim(low, high)
     ticks = [tick for tick in _TICKS if low <= tick < high]
     ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
@@ -213,10 +213,6 @@ def _root_axis(ax: Any) -> None:
 
 def _root(values: Any) -> Any:
     return np.sqrt(np.maximum(values, 0))
-
-
-def _square(values: Any) -> Any:
-    return np.square(values)
 
 
 def _draw_panel(ax: Any, panel: Panel, score: str, styles: Mapping[str, Mapping[str, Any]]) -> None:
@@ -241,7 +237,7 @@ def main(argv: Sequence[str]) -> list[Path]:
     outputs = Path(argv[0] if argv else "outputs")
     out = Path(argv[1] if len(argv) > 1 else "docs/figures")
     record = out / "frontier.json"
-    kept = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+    kept = read(record) if record.is_file() else {}
     numbers = merged(kept, measured(outputs))
     write_text(record, json.dumps(numbers, indent=1) + "\n")
     found = panels(numbers)
