@@ -153,7 +153,7 @@ def test_an_option_of_a_loss_takes_what_is_recommended_for_that_loss(edit: Edit)
     assert own["loss"]["guidance"] == recommended["pds_plus"] != recommended["pds"]
     assert kin["loss"]["guidance"] == recommended["pds"]
     settings = own["backbone"]["recommended"]
-    assert own["loss"]["identity"] == settings["plus"]["identity"] != settings["identity"]
+    assert own["loss"]["identity"] == settings["pds_plus"]["identity"] != settings["identity"]
 
 
 def test_a_loss_follows_the_recommended_identity_unless_told(edit: Edit) -> None:
