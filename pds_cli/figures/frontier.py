@@ -226,9 +226,19 @@ def _draw_panel(ax: Any, panel: Panel, score: str, styles: Mapping[str, Mapping[
             )
     line = {"color": _DIAL, "ms": 4, "lw": 1.2, "label": _DIAL_LABEL}
     ax.plot(*zip(*(place[name] for name in dial), strict=True), "o-", **line)
-    for name in dial:
-        below = {"xytext": (0, -12), "ha": "center", "color": _DIAL, "fontsize": 8}
-        ax.annotate(f"{identity(name):g}", place[name], textcoords="offset points", **below)
+    for name, above in zip(dial, _outer_side([place[name][1] for name in dial]), strict=True):
+        text = {"ha": "center", "color": _DIAL, "fontsize": 8, "textcoords": "offset points"}
+        ax.annotate(f"{identity(name):g}", place[name], xytext=(0, 6 if above else -12), **text)
+
+
+def _outer_side(heights: Sequence[float]) -> list[bool]:
+    """Whether a label goes above its point: where the line bends down; ends unlike their neighbour.
+
+    >>> _outer_side([0.0, 0.0, 0.1, 0.9, 1.0, 1.0])
+    [True, False, False, True, True, False]
+    """
+    inner = [2 * b > a + c for a, b, c in zip(heights, heights[1:], heights[2:], strict=False)]
+    return [not inner[0], *inner, not inner[-1]] if inner else [False] * len(heights)
 
 
 def main(argv: Sequence[str]) -> list[Path]:
