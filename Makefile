@@ -126,8 +126,13 @@ figure-frontier: ## the identity dial of PDS, with every other method beside it 
 
 # The paper. Each target takes BACKBONE=<config of pds list backbone> DATA=<folder> for real models
 # (docs/paper.md); without them it takes what ships with the package.
-ifdef BACKBONE
+ifeq ($(origin DATA),command line)
+ifndef BACKBONE
+$(error DATA=… is for real models: give BACKBONE=… too, such as BACKBONE=sd15)
+endif
 export PDS_DATA := $(DATA)
+endif
+ifdef BACKBONE
 PAPER := outputs/paper/$(BACKBONE)
 FIGURES := $(PAPER)
 WITH = 'benchmark.overrides=[backbone=$(BACKBONE)]'
@@ -148,7 +153,11 @@ JOBS ?= 2
 
 paper: $(STAMP) ## the paper's figures and tables, and docs/paper.md (an hour on two cores; resumes)
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(MAKE) -j$(JOBS) paper-parts
+ifdef BACKBONE
+	@echo "figures and tables: $(PAPER)"
+else
 	$(BIN)/python -m pds_cli.figures.paper $(PAPER) docs/paper.md
+endif
 
 paper-parts: table-nerf-a table-nerf-b figure-image figure-svg figure-toy2d figure-nerf figure-iterative-du figure-refinement
 

@@ -190,16 +190,45 @@ def test_damaged_and_unknown_runs_are_named_and_skipped(pds: Callable, tmp_path:
     (broken / "renders" / "result_front.png").write_bytes(b"no picture")
     failed = make_run(tmp_path / "failed", "pds")
     (failed / "error.txt").write_text("the loss became nan\n")
-    names = [str(x) for x in (good, torn, empty, broken, failed, tmp_path / "missing")]
+    make_run(tmp_path / "halted", "pds", status="stopped")
+    make_run(tmp_path / "fitted", "pds", verb="fit")
+    killed = make_run(tmp_path / "killed", "pds")
+    (killed / "summary.json").unlink()
+    bare = make_run(tmp_path / "bare", "pds")
+    for name in ("summary.json", "config.yaml"):
+        (bare / name).unlink()
+    wrong = ("torn", "empty", "broken", "failed", "halted", "fitted", "killed", "bare", "missing")
+    names = [str(good), *(str(tmp_path / name) for name in wrong)]
     done = pds("eval", *names, f"out={tmp_path}/eval")
     assert done.code == 0, done.err
     assert [row["run"] for row in results(tmp_path / "eval")["runs"]] == [str(good)]
-    for name in ("torn", "empty", "broken", "failed", "missing"):
+    for name in wrong:
         assert re.search(rf"skipped: .*{name}", done.err), name
     assert "the loss became nan" in done.err and "Traceback" not in done.err
+    assert "made by pds fit" in done.err and f"pds edit resume={tmp_path / 'halted'}" in done.err
     nothing = pds("eval", str(torn), f"out={tmp_path}/nothing")
     assert nothing.code == 2 and "none of these folders" in nothing.err
     assert pds("eval", f"out={tmp_path}/none").code == 2
+
+
+def test_a_sweep_names_its_jobs_that_are_not_done(pds: Callable, tmp_path: Path) -> None:
+    for seed, name in enumerate(("done", "stopped", "killed", "failed")):
+        make_run(tmp_path / "sweep" / name, "pds", seed)
+        # What a job fitted first is no run of its own.
+        (tmp_path / "sweep" / name / "fit").mkdir()
+        (tmp_path / "sweep" / name / "fit" / "config.yaml").write_text("loss: {}\nprompt: x\n")
+    make_run(tmp_path / "sweep" / "fitted", "none", verb="fit")
+    summary = tmp_path / "sweep" / "stopped" / "summary.json"
+    summary.write_text(summary.read_text().replace('"done"', '"stopped"'))
+    (tmp_path / "sweep" / "killed" / "summary.json").unlink()
+    (tmp_path / "sweep" / "failed" / "error.txt").write_text("no memory\n")
+    answer = pds("eval", str(tmp_path / "sweep"), f"out={tmp_path}/eval")
+    assert answer.code == 0, answer.err
+    assert [row["run"] for row in results(tmp_path / "eval")["runs"]] == [
+        str(tmp_path / "sweep/done")
+    ]
+    skipped = re.findall(r"skipped: \S*sweep/(\w+): (\w+)", answer.err)
+    assert skipped == [("failed", "failed"), ("killed", "unfinished"), ("stopped", "unfinished")]
 
 
 def test_a_real_edit_is_scored(pds: Callable, tmp_path: Path) -> None:
@@ -283,6 +312,9 @@ def test_a_study_is_blind_and_collects(pds: Callable, tmp_path: Path) -> None:
         assert name not in re.sub(r"data:image/[^\"]+", "", page), "the page says who made what"
     assert "http://" not in re.sub(r"data:image/[^\"]+", "", page)
     sheets = [answer(folder, "v1", "dds"), answer(folder, "v2", "dds"), answer(folder, "v3", None)]
+    twice = json.loads(sheets[1].read_text())  # an answer that is there twice counts once
+    twice["answers"] *= 2
+    sheets[1].write_text(json.dumps(twice))
     other = folder / "other.json"
     other.write_text('{"study": "another", "viewer": "x", "answers": []}')
     names = ",".join(map(str, [*sheets, sheets[0], other, folder / "missing.json"]))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -92,6 +94,23 @@ def read(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def made(*words: str) -> subprocess.CompletedProcess[str]:
+    """What `make` would run."""
+    ours = ("BACKBONE", "DATA", "PDS_DATA", "MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES")
+    kept = {key: value for key, value in os.environ.items() if key not in ours}
+    command = ["make", "-n", "-C", str(ROOT), *words]
+    return subprocess.run(command, capture_output=True, text=True, env=kept, check=False)
+
+
+def test_the_targets_take_a_backbone_and_data() -> None:
+    assert "pds_cli.figures.paper outputs/paper docs/paper.md" in made("paper").stdout
+    real = made("paper", "BACKBONE=sd15", "DATA=/photos").stdout
+    assert "benchmark=published_nerf out=outputs/paper/sd15/nerf" in real
+    assert "docs/paper.md" not in real and "docs/figures/paper" not in real
+    alone = made("figure-image", "DATA=/photos")
+    assert alone.returncode and "give BACKBONE=" in alone.stderr
+
+
 def test_a_drawing_says_what_it_shows(data: Path) -> None:
     said = SVGScene(data / "svg/dog.svg")
     assert said.source_prompt == "a paper/svg_dog"
@@ -137,6 +156,24 @@ def test_photos_of_a_folder_are_edited_by_every_method_and_scored(
     strips = write_strips(Path("strips.png"), Path("bench"), ["dds", "pds", "sds"])
     # Two edits, each with its source and two methods.
     assert Image.open(strips).height > 6 * HEIGHT
+
+
+def test_a_method_that_fails_leaves_the_others(
+    pds: Callable[..., Answer], photos: Path, tiny_backbone: Path
+) -> None:
+    listed = yaml.safe_load((photos / "edits.yaml").read_text(encoding="utf-8"))
+    (photos / "edits.yaml").write_text(yaml.safe_dump(listed[:1]), encoding="utf-8")
+    words = ["backbone=toybox", f"backbone.model={tiny_backbone}", "steps=2", "render_every=0"]
+    answer = pds(
+        *("compare", "benchmark=published_image", f"benchmark.photos={photos}", "out=bench"),
+        "benchmark.only=[dds,pds]", 'benchmark.methods.dds=["loss=dds","loss.weighting=odd"]',
+        f"benchmark.overrides={json.dumps(words)}",
+    )  # fmt: skip
+    assert answer.code == 0, answer.err
+    found = read(Path("bench/results.json"))
+    assert set(found["methods"]) == {"pds"} and list(found["skipped"]) == ["00_cat, dds"]
+    assert "loss.weighting=odd" in Path("bench/table.md").read_text(encoding="utf-8")
+    assert Path("bench/00_cat/pds.png").is_file() and Path("bench/edits.png").is_file()
 
 
 def test_no_edit_that_can_be_run_is_an_error(pds: Callable[..., Answer], photos: Path) -> None:
@@ -215,12 +252,19 @@ def test_the_page_names_what_was_not_measured(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(paper.main, [str(tmp_path), str(tmp_path / "paper.md")]) == 2
-    assert "make figure-toy2d" in capsys.readouterr().err
+    assert "make figure-image" in capsys.readouterr().err
+    assert not (tmp_path / "paper.md").exists()
+    (tmp_path / "image").mkdir()
+    (tmp_path / "image/results.json").write_text('{"methods": {}, "edits": []}')
+    assert run(paper.main, [str(tmp_path), str(tmp_path / "paper.md")]) == 2
+    assert "models that ship with the package" in capsys.readouterr().err
     assert not (tmp_path / "paper.md").exists()
 
 
 def test_the_committed_page_is_that_of_its_numbers() -> None:
     text = (ROOT / "docs/paper.md").read_text(encoding="utf-8")
+    numbers = read(ROOT / "docs/figures/paper/numbers.json")
+    assert text == paper.page(numbers, ROOT / "docs/figures")
     told = re.search(r"Of (\d+) claims (\d+) hold, (\d+) hold on average .+ and (\d+) do not", text)
     assert told
     cells = [line.rstrip(" |").rpartition("| ")[2] for line in text.splitlines()]

@@ -339,6 +339,8 @@ def test_the_benchmark_page_of_an_unknown_edit(pds: Callable, tiny_backbone: Pat
                  f"backbone.model={tiny_backbone}")  # fmt: skip
     assert answer.code == 2
     assert "no kind of edit 'fly'" in answer.err
+    none = pds("compare", "benchmark=toybox_methods", "benchmark.seeds=0")
+    assert none.code == 2 and "benchmark.seeds=0 must be at least 1" in none.err
 
 
 @pytest.fixture

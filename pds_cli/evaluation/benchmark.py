@@ -69,8 +69,8 @@ class EditsBenchmark:
     """Edits by several methods, each a `pds edit` of its own, scored as `pds eval` does.
 
     A job that is done already in the same `out=`, with the same words, is not run again; one that
-    was interrupted goes on. An edit that cannot be run, as its data is not there, is named and
-    left out.
+    was interrupted goes on. What cannot be run, as an edit's data or a method's model is not there,
+    is named and left out; an edit that two methods failed at, and none before, is left out whole.
 
     Args:
         methods: name → words of the command line for `pds edit`.
@@ -122,22 +122,44 @@ class EditsBenchmark:
         scored: dict[tuple[str, str], RunScores] = {}
         skipped: dict[str, str] = {}
         with Progress("edits", len(self.edits)) as progress:
-            for number, (edit, words) in enumerate(self.edits.items()):
-                try:
-                    for method, more in self.methods.items():
-                        folder = RunFolder(run.path / edit / method)
-                        edit_job([*words, *more, *self.overrides], folder)
-                        scored[edit, method] = score_run(read_run(folder.path), self.clip)
-                        record = scored[edit, method].record
-                        save_image(_views(record, "source"), run.path / edit / "sources.png")
-                        save_image(_views(record, "result"), run.path / edit / f"{method}.png")
-                except UserError as error:
-                    skipped[edit] = str(error)
+            for number, edit in enumerate(self.edits):
+                found, failed = self._edit(edit, run)
+                scored |= {(edit, method): scores for method, scores in found.items()}
+                if found:
+                    skipped |= {f"{edit}, {method}": reason for method, reason in failed.items()}
+                else:
+                    skipped[edit] = next(iter(failed.values()))
                 progress.update(number + 1)
         if not scored:
             reasons = "\n".join(skipped.values())
             raise UserError(f"no edit could be run:\n{reasons}")
         return self._write(scored, skipped, run)
+
+    def _edit(self, edit: str, run: RunFolder) -> tuple[dict[str, RunScores], dict[str, str]]:
+        """method → scores of an edit, and method → why it could not be run."""
+        found: dict[str, RunScores] = {}
+        failed: dict[str, str] = {}
+        for method in self.methods:
+            try:
+                found[method] = self._job(edit, method, run)
+            except UserError as error:
+                failed[method] = str(error)
+                if len(failed) > 1 and not found:
+                    break  # it is the edit's own data, not the method
+        return found, failed
+
+    def _job(self, edit: str, method: str, run: RunFolder) -> RunScores:
+        """Runs and scores one edit by one method, and keeps its pictures.
+
+        Raises:
+            UserError: it cannot be run.
+        """
+        folder = RunFolder(run.path / edit / method)
+        edit_job([*self.edits[edit], *self.methods[method], *self.overrides], folder)
+        found = score_run(read_run(folder.path), self.clip)
+        save_image(_views(found.record, "source"), run.path / edit / "sources.png")
+        save_image(_views(found.record, "result"), run.path / edit / f"{method}.png")
+        return found
 
     def _write(
         self,

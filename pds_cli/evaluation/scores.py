@@ -86,22 +86,37 @@ def find_runs(names: Sequence[str]) -> tuple[list[RunRecord], list[str]]:
 
 
 def _below(folder: Path) -> list[RunRecord]:
-    """The edits below a folder, finished or failed."""
-    places = {path.parent for name in ("summary.json", "error.txt") for path in folder.rglob(name)}
-    records = [read_run(place) for place in sorted(places - {folder})]
-    return [r for r in records if r.summary.get("verb", "edit") == "edit"]
+    """The edits below a folder, finished or not."""
+    names = ("summary.json", "error.txt", "config.yaml")
+    places = {path.parent for name in names for path in folder.rglob(name)} - {folder}
+    # What an edit fitted first lies within it.
+    places = {place for place in places if place.name != "fit" or place.parent not in places}
+    return [record for record in map(read_run, sorted(places)) if _is_edit(record)]
+
+
+def _is_edit(record: RunRecord) -> bool:
+    """Whether `pds edit` made a run; one that left no summary is known by its configuration."""
+    if "verb" in record.summary:
+        return bool(record.summary["verb"] == "edit")
+    return bool(record.summary) or record.error is not None or "prompt" in record.config
 
 
 def _unusable(record: RunRecord) -> str | None:
     """Why a run cannot be scored, or None."""
     if record.status == "failed":
         return f"failed: {record.error_line()}"
-    if not record.finals.get("result"):
-        return "has no result yet" if not record.problems else record.problems[0]
-    if not record.finals.get("source"):
-        return "has no pictures of its source"
+    if not _is_edit(record):
+        verb = record.summary.get("verb")
+        maker = "not made by pds edit" if verb is None else f"made by pds {verb}"
+        return f"was {maker}, and only edits are scored"
     if record.problems:
         return record.problems[0]
+    if record.summary.get("status") != "done":
+        return f"unfinished: go on with pds edit resume={record.path}"
+    if not record.finals.get("result"):
+        return "has no pictures of its result"
+    if not record.finals.get("source"):
+        return "has no pictures of its source"
     return None
 
 

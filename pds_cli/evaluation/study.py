@@ -158,14 +158,14 @@ def _answers(data: Mapping[str, Any], key: Mapping[str, Any]) -> tuple[str, list
     if data["study"] != key["study"]:
         raise ValueError(f"answers of another study, {data['study']}; this key is {key['study']}'s")
     methods = {mark: option["method"] for mark, option in key["options"].items()}
-    answers = []
+    answers: dict[str, Answer] = {}  # by question: one that is there twice counts once, the last
     for each in data["answers"]:
         options = key["questions"][each["question"]]["options"]
         chosen = None if each["chosen"] == NONE else methods[each["chosen"]]
         if chosen is not None and each["chosen"] not in options:
             raise ValueError(f"{each['chosen']} was no option of {each['question']}")
-        answers.append(Answer(tuple(methods[mark] for mark in options), chosen))
-    return str(data["viewer"]), answers
+        answers[each["question"]] = Answer(tuple(methods[mark] for mark in options), chosen)
+    return str(data["viewer"]), list(answers.values())
 
 
 def wilson(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:

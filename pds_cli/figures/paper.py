@@ -2,18 +2,22 @@
 
     python -m pds_cli.figures.paper [outputs/paper] [docs/paper.md]
 
-Takes what the parts of `make paper` left. Whether a claim holds is decided by the numbers, here.
+Takes what the parts of `make paper` left, and keeps the scores it took beside the pictures, in
+`figures/paper/numbers.json`. Whether a claim holds is decided by the numbers, here.
 
 Source of the claims: Koo et al., Posterior Distillation Sampling, CVPR 2024, arXiv 2311.13831.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from pds_cli.errors import UserError
 from pds_cli.evaluation.table import bootstrap
 from pds_cli.figures.command import check_words, run
 from pds_cli.figures.frontier import read
@@ -35,6 +39,12 @@ TITLES = {
     "ddpm_inversion": "DDPM inversion",
 }
 
+
+KEYS = {
+    "image": ("success", "kept", "lpips_truth"),
+    "nerf": ("success", "kept", "lpips_truth", "psnr_truth", "consistency", "seconds"),
+    "svg": ("similarity", "lpips_source"),
+}
 
 VERDICTS = ("holds", "holds on average, within the noise", "does not hold")
 
@@ -129,6 +139,33 @@ def score_table(scores: Scores, keys: Mapping[str, str]) -> str:
 # ---- the parts ------------------------------------------------------------------------------
 
 
+def measured(out: Path) -> dict[str, Scores]:
+    """The scores that the page is made of, by part: what the targets of `make paper` left.
+
+    Raises:
+        UserError: a part was not run, is damaged, or has no true edits to compare with.
+    """
+    found: dict[str, Any] = {}
+    for part, target in (("image", "figure-image"), ("nerf", "table-nerf"), ("svg", "table-svg")):
+        results = read(out / part / "results.json", target)
+        try:
+            if part == "image":
+                rows = {k: v["cases"] for k, v in results["results"].items() if "cases" in v}
+            else:
+                rows = results["rows"]
+            found[part] = {
+                method: [{key: row[key] for key in KEYS[part]} for row in rows[method]]
+                for method in rows
+                if method in TITLES
+            }
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"{out / part} holds no benchmark of the models that ship with the package "
+                f"({error} is missing); docs/paper.md is made from those"
+            ) from error
+    return found
+
+
 def toy2d(figures: Path) -> Section:
     """Points of one crescent, moved towards the other."""
     found = {row["loss"]: row for row in read(figures / "toy2d.json", "figure-toy2d")["1"]}
@@ -159,10 +196,8 @@ def toy2d(figures: Path) -> Section:
     )  # fmt: skip
 
 
-def image(out: Path) -> Section:
+def image(scores: Scores) -> Section:
     """Edits of pictures with a known true edit."""
-    results = read(out / "image" / "results.json", "figure-image")["results"]
-    scores = {name: found["cases"] for name, found in results.items() if "cases" in found}
     keys = {"success": "success ↑", "kept": "kept ↑", "lpips_truth": "LPIPS to truth ↓"}
     said = "PDS keeps what the prompt does not name better than {}."
     claims = against(said, scores, "pds", ["sds", "dds"], "kept", "kept")
@@ -181,9 +216,8 @@ def image(out: Path) -> Section:
     )  # fmt: skip
 
 
-def nerf(out: Path) -> list[Section]:
+def nerf(scores: Scores) -> list[Section]:
     """Edits of a NeRF, dataset update, and refinement: three figures and a table."""
-    scores: Scores = read(out / "nerf" / "results.json", "table-nerf")["rows"]
     keys = {
         "success": "success ↑", "kept": "kept ↑", "lpips_truth": "LPIPS to truth ↓",
         "consistency": "view consistency, dB ↑", "seconds": "s",
@@ -232,9 +266,8 @@ def _refinement(scores: Scores) -> list[Claim]:
     return claims
 
 
-def svg(out: Path) -> Section:
+def svg(scores: Scores) -> Section:
     """Edits of drawings."""
-    scores: Scores = read(out / "svg" / "results.json", "table-svg")["rows"]
     keys = {"similarity": "icon similarity to prompt ↑", "lpips_source": "LPIPS to source ↓"}
     claims = against(
         "PDS keeps the drawing better than {}.",
@@ -269,10 +302,11 @@ are much larger; what holds here need not hold there, nor the other way round. \
 A claim *holds* where the 95 % interval of the paired difference, by bootstrap over edits and \
 seeds, lies on its side; *on average, within the noise* where only the mean does.
 
-In two dimensions the settings are the paper's. Elsewhere every method runs at those recommended \
-for these backbones, found by sweeps: [methods.md](methods.md), [nerf.md](nerf.md), \
-[svg.md](svg.md). For PDS that is a tenth of the published ψ ([pds.md](pds.md)), as the noise \
-schedule and the latents are not Stable Diffusion's.
+In two dimensions the settings are the paper's. Elsewhere every method runs at settings that \
+sweeps found for these backbones: on pictures those of [methods.md](methods.md#measured-pictures), \
+on NeRFs and drawings those the backbone recommends ([nerf.md](nerf.md), [svg.md](svg.md)). For \
+PDS that is a tenth of the published ψ ([pds.md](pds.md)), as the noise schedule and the latents \
+are not Stable Diffusion's.
 
 The whole takes about an hour on two cores and goes on where it was when it was interrupted. The \
 drawings are fetched by npm, once.
@@ -280,16 +314,18 @@ drawings are fetched by npm, once.
 
 TAIL = """## With real models and scenes
 
-Every target takes a backbone and a folder of data:
+Every target but `figure-toy2d`, which needs neither, takes a backbone and a folder of data \
+(`data` where none is named):
 
     make table-nerf BACKBONE=sd15 DATA=/path/to/data
     make figure-image BACKBONE=sd15 DATA=/path/to/photos
 
-Results go to `outputs/paper/<backbone>`. There is one `experiment=paper/…` for each published \
-edit (`pds list experiment`), 31 of NeRFs and 7 of drawings. Their scenes are looked for in \
-`DATA`: `yuseung`, `fangzhou`, `farm`, `bear`, `plant`, `doll`, `tree`, `drink`, `table`, each a \
-capture ([captures.md](captures.md)), and `svg/<edit>.svg`, whose `<title>` says what it shows. An \
-edit whose scene is not there is named and left out. The three of famous people need a `prompt=`.
+Results go to `outputs/paper/<backbone>`; this page, which is about true edits, is not made. There \
+is one `experiment=paper/…` for each published edit (`pds list experiment`), 31 of NeRFs and 7 of \
+drawings. Their scenes are looked for in `DATA`: `yuseung`, `fangzhou`, `farm`, `bear`, `plant`, \
+`doll`, `tree`, `drink`, `table`, each a capture ([captures.md](captures.md)), and \
+`svg/<edit>.svg`, whose `<title>` says what it shows. What cannot be run, as an edit's scene or a \
+method's model is not there, is named and left out. The three of famous people need a `prompt=`.
 
 For `figure-image`, `DATA` holds photos and an `edits.yaml`:
 
@@ -301,8 +337,9 @@ by us: there is no GPU where this project is tested.
 """
 
 
-def page(sections: Sequence[Section]) -> str:
-    """The Markdown text."""
+def page(scores: Mapping[str, Scores], figures: Path) -> str:
+    """The Markdown text, from `measured` scores and the folder with toy2d.json."""
+    sections = [toy2d(figures), image(scores["image"]), *nerf(scores["nerf"]), svg(scores["svg"])]
     parts = [HEAD, _overview(sections)]
     for section in sections:
         lines = [f"## {section.title}\n", f"{section.text} `{section.repeat}`.\n"]
@@ -330,8 +367,10 @@ def main(argv: Sequence[str]) -> list[Path]:
     check_words(argv, 0, 2, __doc__)
     out = Path(argv[0] if argv else "outputs/paper")
     target = Path(argv[1] if len(argv) > 1 else "docs/paper.md")
-    sections = [toy2d(target.parent / "figures"), image(out), *nerf(out), svg(out)]
-    return [write_text(target, page(sections))]
+    figures, scores = target.parent / "figures", measured(out)
+    text = page(scores, figures)
+    write_text(figures / "paper" / "numbers.json", json.dumps(scores, indent=1) + "\n")
+    return [write_text(target, text)]
 
 
 if __name__ == "__main__":

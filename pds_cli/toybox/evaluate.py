@@ -280,6 +280,8 @@ class EditBenchmark:
         lr_schedule: str = "constant",
         allow_modules: Sequence[str] = (),
     ) -> None:
+        if seeds < 1:
+            raise UserError(f"benchmark.seeds={seeds} must be at least 1")
         self.seeds = seeds
         self.methods, self.sweep = chosen(methods, only), dict(sweep or {})
         self.options: dict[str, Any] = {
