@@ -338,6 +338,7 @@ class NFSDConf(LossConf):
 
 @dataclass
 class SDSBridgeConf(LossConf):
+    qualities: str = MISSING
     flaws: str = MISSING
 
 

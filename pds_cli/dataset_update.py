@@ -6,7 +6,7 @@ editing method of its own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pds_cli.backbones.base import Backbone, Text
-from pds_cli.editors.base import Editor, decode, encode
+from pds_cli.editors.base import Editor, check_draws_images, decode, encode
 from pds_cli.errors import UserError, check_choice
 from pds_cli.images import resize
 from pds_cli.progress import Progress
@@ -58,6 +58,7 @@ class DatasetUpdateObjective(Objective):
             changed is added, so that detail the latents do not hold stays. Otherwise it is
             edit(x), at the size of the renders that were edited, as published.
         seed: the run's seed; fixes the order of the views.
+        group: the config group that the options stand in, for what is said of wrong ones.
 
     Raises:
         UserError: an unknown option, `initial=source` for views without an image, or a backbone
@@ -81,24 +82,22 @@ class DatasetUpdateObjective(Objective):
         initial: str = "renders",
         keep_detail: bool = False,
         seed: int = 0,
+        group: str = "loss",
     ) -> None:
         self.views: Sequence[View] = list(scene.views)
         edited = {view.name for view in scene.edit_views}
         self.redrawable = [i for i, view in enumerate(self.views) if view.name in edited]
-        check_choice("refine.input", input, INPUTS)
-        check_choice("refine.initial", initial, INITIALS)
+        check_choice(f"{group}.input", input, INPUTS)
+        check_choice(f"{group}.initial", initial, INITIALS)
         for name, value in (("every", every), ("batch_size", batch_size)):
             if value < 1:
-                raise UserError(f"refine.{name}={value} must be a whole number of at least 1")
-        if getattr(backbone, "shape", (3,))[0] != 3:
-            raise UserError(
-                "this backbone draws no images, which refinement needs: use refine=none"
-            )
+                raise UserError(f"{group}.{name}={value} must be a whole number of at least 1")
+        check_draws_images(backbone, "a dataset update" if group == "loss" else "refinement")
         without = [view.name for view in self.views if view.image is None]
         if initial == "source" and without:
             raise UserError(
-                f"refine.initial=source needs an image of every view, and {without[0]} has none: "
-                "use refine.initial=renders"
+                f"{group}.initial=source needs an image of every view, and {without[0]} has none: "
+                f"use {group}.initial=renders"
             )
         self.representation, self.backbone, self.editor = representation, backbone, editor
         self.text_tgt, self.text_src = text_tgt, text_src
@@ -211,23 +210,29 @@ def refine_stage(
     backbone: Backbone,
     text_tgt: Text,
     text_src: Text,
+    *,
+    words: Mapping[str, str] | None = None,
 ) -> Stage | None:
     """The stage that the config group `refine` describes; None for `refine=none`.
 
     Args:
         cfg: the configuration of `pds edit`, its interpolations filled in.
         text_tgt, text_src: the encoded prompts of the edit.
+        words: the same as words, for `Editor.begin`; None for an editor that reads none.
     """
     from pds_cli.instantiate import instantiate
 
     node, allow = cfg.refine, list(cfg.allow_modules)
     if node is None or node.editor is None:
         return None
+    editor = instantiate(node.editor, allow_modules=allow)
+    if words is not None:
+        editor.begin(**words)
     objective = DatasetUpdateObjective(
         scene,
         representation,
         backbone,
-        instantiate(node.editor, allow_modules=allow),
+        editor,
         text_tgt,
         text_src,
         every=node.every,
@@ -236,6 +241,7 @@ def refine_stage(
         initial=node.initial,
         keep_detail=node.get("keep_detail", False),
         seed=cfg.seed,
+        group="refine",
     )
     lr = cfg.lr if node.lr is None else node.lr
     return Stage(

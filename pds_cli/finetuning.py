@@ -172,12 +172,14 @@ def save_backbone(backbone: Any, folder: Path, record: str) -> None:
         record: JSON that says what it was trained on, kept beside it.
 
     Raises:
-        UserError: the folder cannot be written.
+        UserError: weights are not finite, or the folder cannot be written.
     """
     unet = backbone.unet
     if ADAPTER in getattr(unet, "peft_config", {}):
         unet.fuse_lora()
         unet.unload_lora()
+    if not all(bool(parameter.isfinite().all()) for parameter in unet.parameters()):
+        raise UserError("training left weights that are no finite numbers: give a lower lr=")
     if hasattr(backbone, "unknown_words"):
         from pds_cli.pretraining.components import Components, save_components
 

@@ -116,6 +116,8 @@ class Stage:
                 f"there is no learning-rate schedule {self.schedule!r}; "
                 f"choose one of {', '.join(SCHEDULES)}"
             )
+        if self.warmup < 0:
+            raise UserError(f"warmup={self.warmup} must be at least 0 steps")
 
     def lr_factor(self, step: int) -> float:
         """The factor on the learning rate at `step` (0-based)."""

@@ -352,14 +352,14 @@ def test_a_resumed_run_is_the_uninterrupted_one(input: str, initial: str, tmp_pa
 @pytest.mark.parametrize(
     ("scene", "options", "sentence"),
     [
-        (Album(2), {"input": "before"}, "refine.input=before is unknown; choose one of stage, cur"),
-        (Album(2), {"initial": "noise"}, "refine.initial=noise is unknown; choose one of renders"),
-        (Album(2), {"every": 0}, "refine.every=0 must be"),
-        (Album(2), {"batch_size": 0}, "refine.batch_size=0 must be"),
+        (Album(2), {"input": "before"}, "loss.input=before is unknown; choose one of stage, cur"),
+        (Album(2), {"initial": "noise"}, "loss.initial=noise is unknown; choose one of renders"),
+        (Album(2), {"every": 0}, "loss.every=0 must be"),
+        (Album(2), {"batch_size": 0}, "loss.batch_size=0 must be"),
         (
             Album(2, pictures=False),
             {"initial": "source"},
-            "refine.initial=source needs an image of every view, and view0 has none",
+            "loss.initial=source needs an image of every view, and view0 has none",
         ),
     ],
 )
@@ -375,7 +375,7 @@ def test_a_backbone_of_points_cannot_redraw() -> None:
 
     scene, backbone = Album(1), MixtureBackbone.crescents(points=4)
     prompts = texts(backbone)
-    with pytest.raises(UserError, match=r"draws no images, which refinement needs"):
+    with pytest.raises(UserError, match=r"draws no images, which a dataset update needs"):
         DatasetUpdateObjective(scene, Pages(scene), backbone, Brighter(), *prompts)
 
 

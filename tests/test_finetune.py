@@ -164,9 +164,30 @@ def test_a_stable_diffusion_folder(
         assert all(torch.equal(one[key], two[key]) for key in one)
 
 
+def test_a_lora_learns_in_single_precision_beside_weights_in_half(
+    pds: Callable, pictures: Path, tmp_path: Path
+) -> None:
+    build_pipeline("sd1", tmp_path / "tokenizers").save_pretrained(tmp_path / "model")
+    done = pds(
+        *words(pictures, "backbone=local", f"backbone.model={tmp_path}/model", "steps=10"),
+        *("backbone.dtype=float16", "lr=0.003", "out=run"),
+    )
+    assert done.code == 0, done.err
+    state = load_checkpoint(tmp_path / "run" / "checkpoint.safetensors")[0]
+    lora = {key: value for key, value in state.items() if "lora" in key}
+    assert lora and all(value.dtype == torch.float32 for value in lora.values())
+    before = StableDiffusion(str(tmp_path / "model"), device="cpu")
+    after = StableDiffusion(str(tmp_path / "run" / "backbone"), device="cpu")
+    images = read_pictures(str(pictures), before.resolution)
+    assert error(after, images, SUBJECT) < error(before, images, SUBJECT)
+
+
 @pytest.mark.parametrize(
     ("more", "right"),
     [
+        (["lr=1e30", "steps=1"], "no finite numbers: give a lower lr="),
+        (["rank=100000"], "rank=100000 is more than the "),
+        (["warmup=-3"], "warmup=-3 must be at least 0"),
         (["images=nowhere"], "images=nowhere is no folder"),
         (["method=half"], "choose one of lora, full"),
         ([f"class_prompt={SUBJECT}"], "prompt must say more than class_prompt"),

@@ -10,16 +10,20 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from test_stable_diffusion import LENGTH, build_text_encoder, build_vae, fill, write_tokenizer
 from torch import Tensor
 
 from pds_cli.backbones.embedded import EmbeddedBackbone
 from pds_cli.backbones.mixture import MixtureBackbone
+from pds_cli.dataset_update import refine_stage
 from pds_cli.editors import DDIMInversion, DDPMInversion, Editor
 from pds_cli.editors.base import decode, encode
 from pds_cli.editors.instruct_pix2pix import InstructModel, InstructPix2Pix
 from pds_cli.errors import UserError
+from pds_cli.representations.image import ImageRepresentation
 from pds_cli.sampling import ddim_timesteps
+from pds_cli.scenes.figurine import FigurineScene
 
 ROBOT, MAN = "a photo of a robot", "a photo of a man"
 
@@ -81,6 +85,17 @@ def test_ddpm_inversion_is_the_posterior_by_hand() -> None:
     torch.testing.assert_close(mean, expected)
     variance = (1 - alpha) * (1 - bar[600]) / (1 - bar[800])
     torch.testing.assert_close(std, variance.sqrt())
+
+
+@pytest.mark.parametrize("steps", [801, 1000])
+def test_ddpm_inversion_takes_every_timestep_once(steps: int) -> None:
+    backbone, image = greys(), grey(0.35)
+    editor = DDPMInversion(steps=steps, guidance=1.0, source_guidance=1.0, strength=1.0)
+    times = editor._times(backbone).tolist()
+    assert times == sorted(set(times), reverse=True) and times[-1] == 1
+    torch.testing.assert_close(edited(editor, image, "a"), image)
+    with pytest.raises(UserError, match=r"editor.steps=1001 is more than .* 1000 timesteps"):
+        edited(DDPMInversion(steps=1001), image, "a")
 
 
 def test_ddpm_inversion_edits_and_repeats_with_its_generator() -> None:
@@ -231,8 +246,35 @@ def test_instruct_pix2pix_needs_its_own_kind_of_model(
         InstructModel(str(tmp_path / "missing"), device="cpu", local_files_only=True)
 
 
+def test_instruct_pix2pix_refines(instruct: tuple[Any, Path]) -> None:
+    """As a refinement, too, it reads the prompt before its first edit."""
+    target = "pds_cli.editors.instruct_pix2pix.InstructPix2Pix"
+    editor = {"_target_": target, "model": str(instruct[1]), "steps": 2, "device": "cpu"}
+    plain = {"editor": editor, "steps": 1, "every": 1, "batch_size": 1, "lr": 0.1}
+    adam = {"_target_": "torch.optim.Adam", "_partial_": True}
+    cfg = OmegaConf.create(
+        {
+            "refine": {**plain, "input": "current", "initial": "source"},
+            "optimizer": adam,
+            "seed": 0,
+            "lr": 0.1,
+            "allow_modules": [],
+        }
+    )
+    scene, backbone = FigurineScene(), EmbeddedBackbone("toybox", device="cpu")
+    texts = [backbone.encode_prompt([word]) for word in ("a man", MAN)]
+    words = {"prompt": "a man", "source": MAN, "negative": ""}
+    picture = ImageRepresentation(scene, backbone)
+    stage = refine_stage(cfg, scene, picture, backbone, *texts, words=words)
+    assert stage is not None
+    stage.objective.begin()
+    loss, logs = stage.objective.loss(0, 0.0, generator())
+    assert logs["redrawn"] == 1 and bool(loss.isfinite())
+
+
 # --- the command line ----------------------------------------------------------------------------
 
+POINTS = ["scene=toy2d", "backbone=mixture", "representation=points"]
 EDITORS = ["sdedit", "ddim_inversion", "ddpm_inversion"]
 
 
@@ -245,6 +287,14 @@ def test_every_editor_edits_a_picture(pds: Callable, tmp_path: Path) -> None:
         assert (summary["loss"], summary["steps"]) == (name, 1)
         assert 0.02 < summary["metrics"]["lpips_source"] < 0.6
         assert (tmp_path / "all" / str(i) / "exports" / "result.png").is_file()
+
+
+def test_what_an_editor_does_not_look_at_is_named(pds: Callable, tmp_path: Path) -> None:
+    words = ["edit", "scene=figurine2d", f"prompt={ROBOT}", "editor=sdedit", "editor.steps=2"]
+    told = pds(*words, "guidance=9", "lr=0.5", f"out={tmp_path}/told")
+    assert told.code == 0
+    assert "editor=sdedit looks at no guidance=9.0; its own is editor.guidance" in told.err
+    assert "looks at no lr=0.5\n" in told.err and "no steps" not in told.err
 
 
 def test_a_dataset_update_with_any_editor(
@@ -274,6 +324,8 @@ def test_a_dataset_update_with_any_editor(
         (["editor=sdedit", "editor.strength=2"], "editor.strength=2"),
         (["editor=ddim_inversion", "editor.steps=0"], "editor.steps=0"),
         (["editor=photoshop"], "photoshop"),
+        (["editor=ddpm_inversion", "editor.steps=5000"], "editor.steps=5000 is more than"),
+        ([*POINTS, "editor=sdedit", "prompt=b"], "draws no images, which an editor needs"),
         (["editor.guidance=3"], "editor.guidance=3.0 needs an editor"),
         (["editor=instruct_pix2pix", "editor.model=/nowhere"], "/nowhere"),
     ],

@@ -533,7 +533,7 @@ def test_configurations_fit_the_constructor(name: str, pipelines: Saved) -> None
     options.pop("defaults", None)
     assert options.pop("_target_") == "pds_cli.backbones.stable_diffusion.StableDiffusion"
     backbone = StableDiffusion(**{**options, "model": str(pipelines["sd1"][1])})
-    assert set(backbone.recommended["guidance"]) == {"sds", "dds", "pds"}
+    assert set(backbone.recommended["guidance"]) == {"sds", "dds", "pds", "sdi"}
     assert set(backbone.recommended) == {"guidance", "source_guidance", "steps", "lr", "nerf"}
 
 

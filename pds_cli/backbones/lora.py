@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from pds_cli.backbones.base import Backbone
+from pds_cli.errors import UserError
 
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
 
@@ -18,13 +21,24 @@ def unet_of(backbone: Backbone) -> Any:
 def add_lora(unet: Any, name: str, rank: int, initial: bool | str = True) -> None:
     """Adds an adapter to the attention layers that changes nothing yet; it is switched on.
 
+    It has single precision beside weights in half: Adam's steps would be lost in those, or NaN.
+
     Args:
         initial: peft's `init_lora_weights`.
+
+    Raises:
+        UserError: a rank above the width of the layers, at which a LoRA would save nothing.
 
     Source: Hu et al., LoRA, ICLR 2022, arXiv 2106.09685.
     """
     from peft import LoraConfig
 
+    weights = [
+        p for key, p in unet.named_parameters() if any(f".{a}.weight" in key for a in ATTENTION)
+    ]
+    width = max((min(weight.shape) for weight in weights), default=rank)
+    if rank > width:
+        raise UserError(f"rank={rank} is more than the {width} that the layers of a LoRA are wide")
     config = LoraConfig(
         r=rank,
         lora_alpha=rank,
@@ -32,3 +46,6 @@ def add_lora(unet: Any, name: str, rank: int, initial: bool | str = True) -> Non
         init_lora_weights=initial,  # type: ignore[arg-type]
     )
     unet.add_adapter(config, name)
+    for key, parameter in unet.named_parameters():
+        if f".{name}." in key and parameter.dtype in (torch.float16, torch.bfloat16):
+            parameter.data = parameter.data.float()

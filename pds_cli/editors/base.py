@@ -58,6 +58,16 @@ def decode(backbone: Backbone, x0: Tensor, like: Tensor) -> Tensor:
     return resize(image, *like.shape[-2:]).to(like)
 
 
+def check_draws_images(backbone: Backbone, what: str) -> None:
+    """Refuses a backbone whose data are points, or whatever else an editor cannot redraw.
+
+    Raises:
+        UserError: naming `what` needs images.
+    """
+    if getattr(backbone, "shape", (3,))[0] != 3:
+        raise UserError(f"this backbone draws no images, which {what} needs")
+
+
 def checked(**values: float) -> None:
     """Refuses editor options out of range: `steps` >= 1, ω finite, the others in [0, 1].
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from pds_cli.backbones.base import Backbone, Text
 from pds_cli.editors.base import decode, encode
 from pds_cli.editors.inversion import Inversion
+from pds_cli.errors import UserError
 from pds_cli.sampling import ddim_step, ddim_timesteps, ddpm_variance, normal_like
 
 
@@ -27,7 +28,7 @@ class DDPMInversion(Inversion):
         strength: where the edit begins, in [0, 1]; published: 0.64, 36 of 100 steps left out.
 
     Raises:
-        UserError: an option out of its range.
+        UserError: an option out of its range, or more steps than timesteps.
 
     Source: Huberman-Spiegelglas et al., An Edit Friendly DDPM Noise Space, CVPR 2024,
     arXiv 2304.06140, algorithm 1.
@@ -90,9 +91,12 @@ class DDPMInversion(Inversion):
     def _times(self, backbone: Backbone) -> Tensor:
         """The timesteps of the walk that lie below `strength` · T, falling; ᾱ_0 is clean."""
         total = backbone.num_train_timesteps
-        steps = min(self.steps, total - 1)
-        times = ddim_timesteps(total, steps).clamp_min(1).to(backbone.device)
-        return times[times < self.strength * total]
+        if self.steps > total:
+            raise UserError(
+                f"editor.steps={self.steps} is more than the backbone's {total} timesteps"
+            )
+        times = ddim_timesteps(total, self.steps).clamp_min(1).to(backbone.device)
+        return torch.unique_consecutive(times[times < self.strength * total])
 
     @staticmethod
     def _step(

@@ -81,7 +81,7 @@ class InstructPix2Pix(Editor):
         self,
         *,
         model: str = "timbrooks/instruct-pix2pix",
-        steps: int = 20,
+        steps: int = 100,
         guidance: float = 7.5,
         image_guidance: float = 1.5,
         strength: float | Sequence[float] = 1.0,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pds_cli.backbones.base import Backbone, Text
-from pds_cli.editors.base import Editor
+from pds_cli.editors.base import Editor, check_draws_images
 from pds_cli.representations.base import Representation
 from pds_cli.scenes.base import Scene
 from pds_cli.trainer import Objective
@@ -18,6 +18,9 @@ class EditorObjective(Objective):
     """Shows each view to an editor once, and puts what it draws into the representation.
 
     A stage of one step, for representations that hold pictures (`Representation.show`).
+
+    Raises:
+        UserError: a backbone whose data are no images.
     """
 
     def __init__(
@@ -29,6 +32,7 @@ class EditorObjective(Objective):
         text_tgt: Text,
         text_src: Text | None,
     ) -> None:
+        check_draws_images(backbone, "an editor")
         self.views = list(scene.edit_views)
         self.representation, self.backbone, self.editor = representation, backbone, editor
         self.text_tgt, self.text_src = text_tgt, text_src

@@ -41,6 +41,7 @@ class CDS(Loss):
     Editing, CVPR 2024, arXiv 2311.18608, eq. 8.
     """
 
+    timesteps: Sequence[float] = (0.05, 0.95)
     contrast: float = 3.0
     patches: int = 256
     patch_sizes: Sequence[int] = (1, 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -26,6 +27,7 @@ class ISM(Loss):
     Source: Liang et al., LucidDreamer, CVPR 2024, arXiv 2311.11284, eq. 17.
     """
 
+    timesteps: Sequence[float] = (0.02, 0.5)
     weighting: str = "x0"
     delta_t: int = 50
     delta_s: int = 200

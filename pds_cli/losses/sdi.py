@@ -23,7 +23,8 @@ class SDI(Loss):
     with the guidance of the first term, the gradient is zero.
 
     Attributes:
-        inversion_guidance: ω on the way to x_t; as published, the opposite of the edit's.
+        inversion_guidance: ω on the way to x_t. Published are s = 7.5 for the edit and −7.5 here,
+            in ε̂_y + s (ε̂_y − ε̂_∅): they are ω = 8.5 and −6.5.
         inversion_steps: network calls on the way.
         inversion_eta: share of fresh noise on the way, see `ddim_invert`.
         fixed_point: iterations of κ ← ε̂(√ᾱ_t x_0 + √(1−ᾱ_t) κ) afterwards.
@@ -32,10 +33,10 @@ class SDI(Loss):
     arXiv 2405.15891, eq. 11 and section 5.
     """
 
-    timesteps: Sequence[float] = (0.02, 0.98)
+    timesteps: Sequence[float] = (0.25, 0.98)
     schedule: str = "annealed"
     weighting: str = "x0"
-    inversion_guidance: float = -7.5
+    inversion_guidance: float = -6.5
     inversion_steps: int = 10
     inversion_eta: float = 0.3
     fixed_point: int = 0

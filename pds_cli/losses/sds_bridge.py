@@ -13,6 +13,7 @@ FLAWS = (
     ", oversaturated, smooth, pixelated, cartoon, foggy, hazy, blurry, bad structure, noisy, "
     "malformed"
 )
+QUALITIES = ", detailed high resolution, high quality, sharp"
 
 
 @dataclass(kw_only=True)
@@ -24,23 +25,25 @@ class SDSBridge(Loss):
     that pictures have on the way. DDS differs in looking at x_t^src for the second term.
 
     Attributes:
-        flaws: put behind the source prompt.
+        qualities, flaws: put behind the target and the source prompt.
 
     Source: McAllister et al., Rethinking Score Distillation as a Bridge Between Image
     Distributions, NeurIPS 2024, arXiv 2406.09417, section 4.
     """
 
+    weighting: str = "sigma2"
+    qualities: str = QUALITIES
     flaws: str = FLAWS
 
     uses_source: ClassVar[bool] = False
 
     def prompts(self, prompt: str, source: str) -> dict[str, str]:
-        """The source prompt with the flaws."""
-        return {"now": source + self.flaws}
+        """The target prompt with the qualities, the source prompt with the flaws."""
+        return {"best": prompt + self.qualities, "now": source + self.flaws}
 
     def branches(self) -> dict[str, Branch]:
         """ε̂ of the target's image under both prompts."""
-        return {"tgt": Branch("tgt", "tgt", 1.0), "now": Branch("tgt", "now", 1.0)}
+        return {"tgt": Branch("tgt", "best", 1.0), "now": Branch("tgt", "now", 1.0)}
 
     def gradient(self, branches: Branches) -> tuple[Tensor, dict[str, float]]:
         """ω (ε̂_{y^tgt} − ε̂_{y^src})."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -74,6 +74,7 @@ def chosen(run: RunFolder | None = None) -> dict[str, str]:
 def resolved(cfg: DictConfig) -> DictConfig:
     """The configuration, with the backbone's recommendations where nothing was said."""
     cfg = copy.deepcopy(cfg)
+    _warn_unused(cfg)
     if cfg.resume and OmegaConf.is_missing(cfg, "prompt"):
         cfg.prompt = ""  # the run that goes on has one
     recommended = _recommended(cfg)
@@ -85,6 +86,18 @@ def resolved(cfg: DictConfig) -> DictConfig:
         if key in cfg.loss and cfg.loss[key] is None:
             cfg.loss[key] = cfg[key]
     return resolve_config(cfg)
+
+
+def _warn_unused(cfg: DictConfig) -> None:
+    """Says on stderr what was given for a loss where an editor on its own is at work."""
+    editor = OmegaConf.select(cfg, "editor._target_")
+    if editor is None or cfg.loss._target_ == DATASET_UPDATE:
+        return
+    for key in DEFAULTS:
+        if cfg[key] is not None:
+            own = f"; its own is editor.{key}" if key in cfg.editor else ""
+            print(f"pds: editor={choice('editor')} looks at no {key}={cfg[key]}{own}",
+                  file=sys.stderr)  # fmt: skip
 
 
 def _of_loss(values: DictConfig, cfg: DictConfig, default: Any) -> Any:
@@ -204,7 +217,8 @@ def _trainer(
     allow = list(cfg.allow_modules)
     prompts = [text + cfg.suffix for text in (cfg.prompt, scene.source_prompt)]
     texts = [backbone.encode_prompt([prompt], cfg.negative) for prompt in prompts]
-    objective = _objective(cfg, scene, backbone, representation, prompts, texts)
+    words = {"prompt": prompts[0], "source": prompts[1], "negative": cfg.negative}
+    objective = _objective(cfg, scene, backbone, representation, words, texts)
     stage = Stage(
         "edit",
         objective,
@@ -214,7 +228,7 @@ def _trainer(
         warmup=cfg.warmup,
         early_stop=EarlyStop(**cfg.early_stop),
     )
-    refine = refine_stage(cfg, scene, representation, backbone, texts[0], texts[1])
+    refine = refine_stage(cfg, scene, representation, backbone, *texts, words=words)
     return Trainer(
         [stage] if refine is None else [stage, refine],
         run,
@@ -231,7 +245,7 @@ def _objective(
     scene: Scene,
     backbone: Backbone,
     representation: Representation,
-    prompts: Sequence[str],
+    words: Mapping[str, str],
     texts: Sequence[Text],
 ) -> Objective:
     """A loss, an editor on its own, or a dataset update with an editor; target first."""
@@ -240,7 +254,6 @@ def _objective(
     from pds_cli.instantiate import instantiate
 
     allow = list(cfg.allow_modules)
-    words = {"prompt": prompts[0], "source": prompts[1], "negative": cfg.negative}
     parts = (scene, representation, backbone)
     editor = _editor(cfg)
     if editor is not None:
