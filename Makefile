@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 PROMPT ?= a photo of a man raising his arms
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test format bench bench-gpu icons fidelity emoji toybox clean \
+.PHONY: help install demo test format bench bench-gpu icons fidelity emoji toybox toybox-instruct clean \
   table-toybox table-methods table-nerf-toybox table-nerf-methods table-icons figure-demo figure-turntables \
   figure-frontier frontier-image frontier-svg frontier-nerf frontier-drawn \
   paper paper-parts paper-folder table-nerf table-nerf-a table-nerf-b table-svg \
@@ -70,7 +70,7 @@ table-methods: $(STAMP) ## quality: every loss and editor against the true edits
 table-nerf-methods: $(STAMP) ## quality in 3D: every loss and dataset update, three seeds (hours)
 	$(BIN)/pds compare benchmark=nerf_methods out=outputs/bench/nerf_methods
 	$(STRIPS) docs/figures/nerf_methods.png outputs/bench/nerf_methods \
-	  pds pds_plus ids dds cds dreamcatalyst update_ddpm_inversion update_sdedit sds
+	  pds pds_plus ids dds cds dreamcatalyst update_instruct_pix2pix update_ddpm_inversion update_sdedit sds
 
 table-nerf-toybox: $(STAMP) ## quality in 3D: six edits of the figurine, seen from all sides
 	$(BIN)/pds compare benchmark=nerf_toybox
@@ -89,6 +89,13 @@ toybox: $(STAMP) ## render the toybox world and train its backbone (hours on a C
 	$(BIN)/pds pretrain out=outputs/pretrain/third 'stages=[probe,denoise]' init=outputs/toybox \
 	  data.folder=outputs/data/toybox64_around data.around=0.5 denoise.steps=5500 \
 	  denoise.warmup=100 denoise.high_noise_from=0
+
+toybox-instruct: $(STAMP) ## train the toybox's model for editor=instruct_pix2pix (half an hour on one core)
+	$(BIN)/pds pretrain out=outputs/pretrain/instruct into=outputs/toybox_instruct init=pds_cli/data/toybox \
+	  data.pairs=true data.folder=outputs/data/toybox64_pairs data.images=7000 data.around=0.5 \
+	  'stages=[denoise]' denoise.steps=3500 denoise.batch_size=16 denoise.lr=3e-4 denoise.warmup=50 \
+	  denoise.high_noise=0.4 denoise.high_noise_from=0
+	cp outputs/toybox_instruct/samples.png docs/figures/toybox_instruct.png
 
 emoji: icons $(STAMP) ## train the backbone of icons and their similarity model (hours on a CPU)
 	$(BIN)/pds pretrain out=outputs/pretrain/emoji into=outputs/emoji $(ICONS) 'stages=[denoise]' \
@@ -176,7 +183,7 @@ table-nerf-a: $(STAMP)
 	$(BIN)/pds compare benchmark=$(NERF) out=$(PAPER)/nerf 'benchmark.only=[sds,pds,pds_refined]' $(WITH)
 
 table-nerf-b: $(STAMP)
-	$(BIN)/pds compare benchmark=$(NERF) out=$(PAPER)/nerf 'benchmark.only=[dds,inversion2nerf]' $(WITH)
+	$(BIN)/pds compare benchmark=$(NERF) out=$(PAPER)/nerf 'benchmark.only=[dds,inversion2nerf,instruct_nerf2nerf]' $(WITH)
 
 table-nerf: table-nerf-a table-nerf-b ## the paper's table: edits of NeRFs by every method
 	$(BIN)/pds compare benchmark=$(NERF) out=$(PAPER)/nerf $(WITH)

@@ -111,6 +111,7 @@ class PretrainDataConf:
     per_drawing: int = MISSING
     images: int = MISSING
     around: float = MISSING
+    pairs: bool = False  # edits: each picture with its source
     seed: int = MISSING
 
 
@@ -140,6 +141,7 @@ class PretrainStageConf:
 @dataclass
 class DenoiseConf(PretrainStageConf):
     drop: float = MISSING  # chance that a caption is left out
+    drop_source: float = 0.1  # of pairs: chance that the source is
     high_noise: float = MISSING  # share of late timesteps from the noisiest quarter
     high_noise_from: float = MISSING  # what is late: part of the training, in [0, 1]
 
@@ -734,13 +736,13 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
             "render_every",
             "turntable",
             "animation",
-            "seed",
             "source_bank",
             "eval_interval",
             "held_out",
         ),
         (lambda x: x >= 0, "a whole number of at least 0"),
     ),
+    "seed": (lambda x: 0 <= x < 2**63, "a whole number from 0 to 2**63 - 1"),
     **dict.fromkeys(
         ("guidance", "source_guidance", "identity", "psi", "chi"),
         (math.isfinite, "a finite number"),
@@ -956,6 +958,13 @@ def choice(group: str) -> str:
     from hydra.core.hydra_config import HydraConfig
 
     return str(HydraConfig.get().runtime.choices.get(group, ""))
+
+
+def overrides() -> list[str]:
+    """The words of the command line, in the job that runs now."""
+    from hydra.core.hydra_config import HydraConfig
+
+    return [str(word) for word in HydraConfig.get().overrides.task]
 
 
 def method_of(loss: str, editor: str) -> str:

@@ -150,10 +150,20 @@ def with_lr(groups: Iterable[dict[str, Any]], lr: float) -> list[dict[str, Any]]
 def configured_optimizer(
     node: Any, lr: float, allow_modules: Sequence[str]
 ) -> Callable[[Iterable[Any]], torch.optim.Optimizer]:
-    """A stage's `optimizer`: the one that a config node describes, at the step size `lr`."""
+    """A stage's `optimizer`: the one that a config node describes, at the step size `lr`.
+
+    Raises:
+        UserError: when it is called: an option that the optimiser refuses.
+    """
     from pds_cli.instantiate import instantiate
 
-    return lambda groups: instantiate(node, with_lr(groups, lr), lr=lr, allow_modules=allow_modules)
+    def build(groups: Iterable[Any]) -> torch.optim.Optimizer:
+        try:
+            return instantiate(node, with_lr(groups, lr), lr=lr, allow_modules=allow_modules)
+        except (ValueError, IndexError, TypeError) as error:
+            raise UserError(f"the optimizer cannot be made of optimizer.*: {error}") from error
+
+    return build
 
 
 class Trainer:

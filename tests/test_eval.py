@@ -214,9 +214,10 @@ def test_damaged_and_unknown_runs_are_named_and_skipped(pds: Callable, tmp_path:
 def test_a_sweep_names_its_jobs_that_are_not_done(pds: Callable, tmp_path: Path) -> None:
     for seed, name in enumerate(("done", "stopped", "killed", "failed")):
         make_run(tmp_path / "sweep" / name, "pds", seed)
-        # What a job fitted first is no run of its own.
-        (tmp_path / "sweep" / name / "fit").mkdir()
-        (tmp_path / "sweep" / name / "fit" / "config.yaml").write_text("loss: {}\nprompt: x\n")
+        # What a job fitted first, and what Hydra notes, are no runs of their own.
+        for part in ("fit", ".hydra"):
+            (tmp_path / "sweep" / name / part).mkdir()
+            (tmp_path / "sweep" / name / part / "config.yaml").write_text("prompt: x\n")
     make_run(tmp_path / "sweep" / "fitted", "none", verb="fit")
     summary = tmp_path / "sweep" / "stopped" / "summary.json"
     summary.write_text(summary.read_text().replace('"done"', '"stopped"'))

@@ -19,7 +19,7 @@ WRONG = [
     (demo, ["a", "b"], "2 words were given; call it as python -m pds_cli.figures.demo"),
     (toy2d, ["colour=red"], "colour"),
     (frontier, ["nowhere"], "run make figure-frontier"),
-    (paper, ["nowhere", "nowhere/paper.md"], "run make figure-toy2d"),
+    (paper, ["nowhere", "nowhere/paper.md"], "run make figure-image"),
     (paper, ["a", "b", "c"], "call it as python -m pds_cli.figures.paper"),
 ]
 

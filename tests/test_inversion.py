@@ -21,6 +21,7 @@ from pds_cli.editors import DDIMInversion, DDPMInversion, Editor
 from pds_cli.editors.base import decode, encode
 from pds_cli.editors.instruct_pix2pix import InstructModel, InstructPix2Pix
 from pds_cli.errors import UserError
+from pds_cli.images import read_picture
 from pds_cli.representations.image import ImageRepresentation
 from pds_cli.sampling import ddim_timesteps
 from pds_cli.scenes.figurine import FigurineScene
@@ -295,6 +296,35 @@ def test_what_an_editor_does_not_look_at_is_named(pds: Callable, tmp_path: Path)
     assert told.code == 0
     assert "editor=sdedit looks at no guidance=9.0; its own is editor.guidance" in told.err
     assert "looks at no lr=0.5\n" in told.err and "no steps" not in told.err
+    assert pds(*words, "loss=dds", f"out={tmp_path}/loss").err.count("looks at no loss=dds") == 1
+
+
+def test_the_toybox_edits_by_instruction(pds: Callable, tmp_path: Path) -> None:
+    """With the shipped model the result is nearer to the true edit than the source is."""
+    hat = "a photo of a man wearing a wizard hat"
+    words = ["edit", "scene=figurine2d", f"prompt={hat}", "editor=instruct_pix2pix"]
+    assert pds(*words, "editor.steps=20", f"out={tmp_path}/run").code == 0
+    found = json.loads((tmp_path / "run/summary.json").read_text())["metrics"]
+    picture, source, truth = (
+        read_picture(tmp_path / f"run/renders/{name}_front.png")
+        for name in ("result", "source", "truth")
+    )
+    untouched = float(10 * torch.log10(1 / (source - truth).square().mean()))
+    assert found["psnr_truth"] > untouched + 3
+    assert float((picture - source).abs().mean()) > 0.01
+
+
+def test_a_batch_has_an_instruction_each() -> None:
+    editor = InstructPix2Pix(model="toybox_instruct", steps=4, guidance=2.0, device="cpu")
+    backbone = EmbeddedBackbone("toybox", device="cpu")
+    images = torch.rand(2, 3, 64, 64, generator=generator(2))
+    texts = backbone.encode_prompt([ROBOT, MAN])
+    editor.begin(prompt=[ROBOT, MAN], source=[MAN, MAN])
+    both = editor.edit(backbone, images, images, texts, None, generator=generator())
+    editor.begin(prompt=ROBOT, source=MAN)
+    first = editor.edit(backbone, images, images, texts, None, generator=generator())
+    torch.testing.assert_close(both[0], first[0], rtol=1e-3, atol=1e-3)
+    assert float((both[1] - first[1]).abs().max()) > 0.05
 
 
 def test_a_dataset_update_with_any_editor(

@@ -227,7 +227,7 @@ def test_the_page_follows_the_numbers(tmp_path: Path) -> None:
         return {**dict.fromkeys(keys, good), **bad}
 
     def write(pds: float) -> str:
-        names = ("sds", "dds", "ddpm_inversion", "inversion2nerf")
+        names = ("sds", "dds", "ddpm_inversion", "inversion2nerf", "instruct_nerf2nerf")
         found = {name: [rows(0.5)] * 3 for name in names}
         found |= {"pds": [rows(pds)] * 3, "pds_refined": [rows(pds + 0.05)] * 3}
         for part in ("nerf", "svg", "image"):

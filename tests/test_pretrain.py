@@ -17,7 +17,7 @@ from conftest import TINY_MODEL, Answer
 from PIL import Image
 from safetensors.torch import load_file
 
-from pds_cli.backbones.embedded import EmbeddedBackbone
+from pds_cli.backbones.embedded import EmbeddedBackbone, EmbeddedInstructModel
 from pds_cli.errors import UserError
 from pds_cli.pretraining.components import (
     build_components,
@@ -31,8 +31,8 @@ from pds_cli.pretraining.objectives import (
     ExponentialAverage,
 )
 from pds_cli.pretraining.recipe import Recipe
-from pds_cli.toybox.data import describe, make_dataset
-from pds_cli.toybox.world import SAYABLE, Figure, caption, vocabulary
+from pds_cli.toybox.data import describe, describe_pair, make_dataset
+from pds_cli.toybox.world import ATTRIBUTES, SAYABLE, Figure, caption, edited, vocabulary
 
 Pretrain = Callable[..., Answer]
 CAPTIONS = ["a red square", "a blue square, on the left", "Größe"]
@@ -222,6 +222,77 @@ def test_a_toybox_is_rendered_and_learned(pretrain: Pretrain, pds: Any, tmp_path
 
 
 # --- data ----------------------------------------------------------------------------------------
+
+
+def test_pairs_make_a_model_that_edits_by_instruction(
+    pretrain: Pretrain, pds: Any, tmp_path: Path
+) -> None:
+    """Pictures whose source differs by what the caption says, rendered, learned and used."""
+    pytest.importorskip("pyvista", reason="PyVista renders the toybox")
+    words = ["data.toybox=true", "data.pairs=true", "data.images=12", "data.folder=pairs",
+             "stages=[denoise]"]  # fmt: skip
+    answer = pretrain(*words)
+    assert answer.code == 0, answer.err
+    assert np.asarray(Image.open("made/backbone/samples.png")).shape[0] == 3 * 16
+    edit = ["edit", "scene=figurine2d", "prompt=a photo of a robot", "editor=instruct_pix2pix"]
+    edited = pds(*edit, "editor.model=made/backbone", "editor.steps=2", "out=edited")
+    assert edited.code == 0, edited.err
+    # Each kind of model says what the other is for.
+    other = pds(*edit, "editor.model=toybox", "out=other")
+    assert other.code == 2 and "takes no source image" in other.err
+    plain = pds("edit", "prompt=a robot", "backbone.model=made/backbone", "out=plain")
+    assert plain.code == 2 and "editor=instruct_pix2pix editor.model=" in plain.err
+    assert "editor=instruct_pix2pix editor.model=" in answer.out
+    write_folder(tmp_path / "plain", 3)
+    missing = pretrain("data.pairs=true", "data.folder=plain", "out=missing")
+    assert missing.code == 2 and "needs a source of each picture" in missing.err
+    # Training may begin with a backbone that sees no source, or with one that does.
+    for number, init in enumerate(["made/plain", "made/backbone"]):
+        if not Path(init).exists():
+            assert pretrain("data.folder=pairs", "into=made/plain", f"out=p{number}",
+                            "data.toybox=false", "stages=[denoise]").code == 0  # fmt: skip
+        more = [f"init={init}", "into=made/again", f"out=again{number}"]
+        assert pretrain(*words, *more).code == 0
+
+
+def test_pairs_differ_by_what_the_prompt_says() -> None:
+    for index in range(60):
+        record, target, camera = describe_pair(3, index, around=0.5)
+        source = Figure(**record["source"]["figure"])
+        for prompt in record["captions"]:
+            assert edited(source, prompt) == target or not target.beside.startswith("b")
+        assert record == describe_pair(3, index, around=0.5)[0] and camera.distance >= 6
+    changed = [
+        {k for k, v in record["figure"].items() if v != record["source"]["figure"][k]}
+        for record in (describe_pair(3, index)[0] for index in range(60))
+    ]
+    assert set.union(*changed) == set(ATTRIBUTES)
+
+
+def test_a_widened_network_begins_by_ignoring_the_source(tiny_backbone: Path) -> None:
+    model: Any = TINY_MODEL
+    parts = build_components(model, 64, vocabulary(), image_inputs=2)
+    load_components(parts, tiny_backbone)
+    plain, beside = EmbeddedBackbone(str(tiny_backbone)), EmbeddedInstructModel.of(parts)
+    x_t, source = torch.randn(2, 2, 16, 16, 16, generator=torch.Generator().manual_seed(0))
+    t, text = torch.tensor([100, 700]), plain.encode_prompt(["a robot", "a man"])
+    expected = plain.predict_noise(x_t, t, text, 3.0)
+    found = beside.predict_edit(x_t, t, text, source, 3.0, 1.5)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_some_pictures_with_and_some_without_a_source(tmp_path: Path) -> None:
+    write_folder(tmp_path, 3)
+    lines = (tmp_path / "captions.jsonl").read_text().split("\n\n")
+    first = json.loads(lines[0]) | {"source": {"file": "2.png"}}
+    (tmp_path / "captions.jsonl").write_text("\n".join([json.dumps(first), *lines[1:]]))
+    with pytest.raises(UserError, match="some images have a source and some have none"):
+        load_captioned_images(tmp_path, 16)
+    (tmp_path / "captions.jsonl").write_text(json.dumps(first))
+    data = load_captioned_images(tmp_path, 16)
+    assert data.sources is not None and data.source_batch(torch.tensor([0])).shape == (1, 3, 16, 16)
+    assert not torch.equal(data.sources, data.images)
+    assert data.part(slice(0, 0)).sources is not None
 
 
 def test_toybox_records_depend_on_seed_and_index_only() -> None:

@@ -10,12 +10,13 @@ import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from pds_cli.backbones.base import Backbone, Text, resolve_device
+from pds_cli.backbones.instruct import InstructMixin
 from pds_cli.backbones.patch_autoencoder import PatchAutoencoder
 from pds_cli.errors import UserError
 
@@ -67,6 +68,8 @@ class EmbeddedBackbone(Backbone):
         torch.Size([1, 16, 16, 16])
     """
 
+    image_inputs = 1
+
     def __init__(
         self, model: str = "toybox", *, device: str = "auto", recommended: Any = None
     ) -> None:
@@ -74,11 +77,12 @@ class EmbeddedBackbone(Backbone):
         folder = PACKAGED / model if (PACKAGED / model).is_dir() else Path(model).expanduser()
         self.recommended = dict(recommended or {})
         where = resolve_device(device)
-        self._set(**_load(folder))
+        self._set(**load_parts(folder))
+        self._check_inputs(folder)
         self.to(where).eval().requires_grad_(False)
 
     @classmethod
-    def of(cls, parts: Any) -> EmbeddedBackbone:
+    def of(cls, parts: Any) -> Self:
         """A backbone around parts in memory, as they are: for samples while they are trained.
 
         Args:
@@ -99,6 +103,17 @@ class EmbeddedBackbone(Backbone):
         self.register_buffer("alphas_cumprod", alphas_cumprod.float())
         self.patch = int(vae.config.patch)
         self.resolution = int(unet.config.sample_size) * self.patch
+
+    def _check_inputs(self, folder: Path) -> None:
+        channels = int(self.vae.config.latent_channels)
+        if self.unet.config.in_channels != channels * self.image_inputs:
+            raise UserError(
+                f"{folder} is a model that edits by instruction: use it with "
+                f"editor=instruct_pix2pix editor.model={folder}"
+                if self.image_inputs == 1
+                else f"{folder} takes no source image beside the noisy one, so it cannot edit by "
+                "instruction"
+            )
 
     def image_size(self, height: int, width: int) -> tuple[int, int]:
         """The trained resolution, whatever the image's shape: small models know one size."""
@@ -148,14 +163,36 @@ class EmbeddedBackbone(Backbone):
 
     def predict_eps(self, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
         """ε̂ = √ᾱ_t v̂ + √(1−ᾱ_t) x_t [N,C,h,w] from the network's v̂ (arXiv 2202.00512)."""
-        x_in = x_t.float().contiguous(memory_format=torch.channels_last)
+        return self._eps(x_t, x_t, t, cond)
+
+    def _eps(self, x_in: Tensor, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
+        """ε̂ from what the network sees."""
+        x_in = x_in.float().contiguous(memory_format=torch.channels_last)
         v = self.unet(x_in, t, cond["tokens"], class_labels=cond["pooled"]).sample.to(x_t.dtype)
         alpha = self.alphas_cumprod[t].to(x_t.dtype).reshape(-1, 1, 1, 1)
         return alpha.sqrt() * v + (1 - alpha).sqrt() * x_t
 
 
-def _load(folder: Path) -> dict[str, Any]:
-    """The parts of a backbone folder, as `EmbeddedBackbone._set` takes them."""
+class EmbeddedInstructModel(InstructMixin, EmbeddedBackbone):
+    """An embedded model that edits by instruction; `pds pretrain data.pairs=true` makes one."""
+
+    def look(self, source: Tensor) -> Tensor:
+        """See `InstructMixin.look`."""
+        return self.encode_image(source)
+
+    def predict_beside(
+        self, x_t: Tensor, t: Tensor, cond: dict[str, Tensor], image: Tensor
+    ) -> Tensor:
+        """See `InstructMixin.predict_beside`."""
+        return self._eps(torch.cat([x_t, image.to(x_t)], 1), x_t, t, cond)
+
+
+def load_parts(folder: Path) -> dict[str, Any]:
+    """The parts of a backbone folder, as `EmbeddedBackbone._set` takes them.
+
+    Raises:
+        UserError: where the folder is missing or a file in it is damaged.
+    """
     if not (folder / "model_index.json").is_file():
         raise UserError(
             f"{folder} holds no backbone; write one with pds pretrain, or choose "

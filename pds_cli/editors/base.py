@@ -17,10 +17,15 @@ from pds_cli.images import resize
 class Editor(ABC):
     """Edits images by text. Built from config with keyword options."""
 
-    def begin(self, *, prompt: str, source: str, negative: str = "") -> None:  # noqa: B027
+    def begin(  # noqa: B027 - optional
+        self, *, prompt: str | Sequence[str], source: str | Sequence[str], negative: str = ""
+    ) -> None:
         """Called once before the first edit, with the prompts as words.
 
         For editors that read prompts with a model of their own.
+
+        Args:
+            prompt, source: one, or one for each image of a batch.
         """
 
     @abstractmethod

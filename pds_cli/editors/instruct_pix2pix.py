@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from pds_cli.backbones.base import Backbone, Text
+from pds_cli.backbones.embedded import PACKAGED, EmbeddedBackbone, EmbeddedInstructModel
+from pds_cli.backbones.instruct import InstructMixin
 from pds_cli.backbones.stable_diffusion import StableDiffusion
 from pds_cli.editors.base import (
     Editor,
@@ -19,41 +23,45 @@ from pds_cli.editors.base import (
     start_of,
 )
 from pds_cli.errors import UserError
+from pds_cli.images import resize
 from pds_cli.sampling import ddim, normal_like
 
 
-class InstructModel(StableDiffusion):
+class InstructModel(InstructMixin, StableDiffusion):
     """A Stable-Diffusion-format UNet that sees a second image beside the noisy one."""
 
-    image_inputs = 2
+    def look(self, source: Tensor) -> Tensor:
+        """See `InstructMixin.look`: the latents without the VAE's scale."""
+        return self.encode_image(source) / self.latent_scale + self.latent_shift
 
-    def predict_edit(
-        self,
-        x_t: Tensor,
-        t: Tensor,
-        text: Text,
-        image: Tensor,
-        guidance: float,
-        image_guidance: float,
+    def predict_beside(
+        self, x_t: Tensor, t: Tensor, cond: dict[str, Tensor], image: Tensor
     ) -> Tensor:
-        """ε̂ = ε̂(∅,∅) + s_I (ε̂(I,∅) − ε̂(∅,∅)) + s_T (ε̂(I,y) − ε̂(I,∅)), [B,C,h,w].
+        """See `InstructMixin.predict_beside`."""
+        inputs = torch.cat([x_t, image], 1).to(cond["tokens"].dtype)
+        output = self.unet(inputs, t, encoder_hidden_states=cond["tokens"]).sample
+        return self._to_eps(output.float(), x_t.float(), t)
 
-        Args:
-            x_t: noisy latents [B,C,h,w] at t [B].
-            image: the latents of the image to edit, without the VAE's scale, [B,C,h,w].
-            guidance, image_guidance: s_T and s_I.
 
-        Source: Brooks et al., InstructPix2Pix, CVPR 2023, arXiv 2211.09800, eq. 3.
-        """
-        conditions = torch.cat([image, image, torch.zeros_like(image)])
-        inputs = torch.cat([torch.cat([x_t] * 3), conditions], 1)
-        tokens = torch.cat([text.cond["tokens"], text.null["tokens"], text.null["tokens"]])
-        output = self.unet(
-            inputs.to(tokens.dtype), t.repeat(3), encoder_hidden_states=tokens
-        ).sample
-        eps = self._to_eps(output.float(), torch.cat([x_t] * 3).float(), t.repeat(3)).to(x_t)
-        whole, pictured, plain = eps.chunk(3)
-        return plain + image_guidance * (pictured - plain) + guidance * (whole - pictured)
+def load_model(model: str, device: str, dtype: str) -> InstructModel | EmbeddedInstructModel:
+    """A model by hub id or folder in diffusers format, or one that ships with the package.
+
+    Raises:
+        UserError: there is none, or it is no model for instructions.
+    """
+    folder = PACKAGED / model if (PACKAGED / model).is_dir() else Path(model).expanduser()
+    try:
+        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+        embedded = index["_class_name"] == EmbeddedBackbone.__name__
+    except (OSError, ValueError, KeyError, TypeError):
+        embedded = False
+    if embedded:
+        return EmbeddedInstructModel(str(folder), device=device)
+    try:
+        return InstructModel(model, device=device, dtype=dtype)
+    except UserError as error:  # it speaks of the key that backbones have
+        text = str(error).replace("backbone=local backbone.model", "editor.model")
+        raise UserError(text.replace("backbone.model", "editor.model")) from error
 
 
 class InstructPix2Pix(Editor):
@@ -64,7 +72,8 @@ class InstructPix2Pix(Editor):
     is not asked.
 
     Args:
-        model: hub id, or folder in diffusers format.
+        model: hub id, folder in diffusers format, folder that `pds pretrain data.pairs=true`
+            wrote, or the name of one shipped with the package (`toybox_instruct`).
         steps: DDIM steps of the whole walk, of which an edit takes its share.
         guidance: ω of the instruction.
         image_guidance: ω of the image.
@@ -92,12 +101,15 @@ class InstructPix2Pix(Editor):
         self.steps, self.guidance = steps, float(guidance)
         self.image_guidance = float(image_guidance)
         self.strength = checked_strength(strength)
-        self.model = InstructModel(model, device=device, dtype=dtype)
+        self.model = load_model(model, device, dtype)
         self.text: Text | None = None
 
-    def begin(self, *, prompt: str, source: str, negative: str = "") -> None:
+    def begin(
+        self, *, prompt: str | Sequence[str], source: str | Sequence[str], negative: str = ""
+    ) -> None:
         """Encodes the instruction with the model's own text encoder."""
-        self.text = self.model.encode_prompt([prompt], negative)
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        self.text = self.model.encode_prompt(prompts, negative)
 
     @torch.no_grad()
     def edit(
@@ -118,7 +130,7 @@ class InstructPix2Pix(Editor):
         x0 = encode(model, image)
         if start < 0:
             return decode(model, x0, image)
-        looked_at = encode(model, source) / model.latent_scale + model.latent_shift
+        looked_at = model.look(resize(source.to(x0), *model.image_size(*source.shape[-2:])))
         t, text = torch.full((len(x0),), start, device=x0.device), self.text.expand(len(x0))
         scales = self.guidance, self.image_guidance
         x0 = ddim(

@@ -78,7 +78,13 @@ def icon_similarity(model: str) -> IconSimilarity:
         UserError: there is none, or it is damaged.
     """
     folder = PACKAGED / model if (PACKAGED / model).is_dir() else Path(model).expanduser()
-    return load_similarity(folder / "similarity.safetensors")
+    file = folder / "similarity.safetensors"
+    if folder.is_dir() and not file.is_file():
+        raise UserError(
+            f"{folder} has no similarity of icons beside it: give backbone=emoji, or train one "
+            "with pds pretrain 'stages=[similarity]'"
+        )
+    return load_similarity(file)
 
 
 class IconNames:

@@ -53,6 +53,8 @@ def photo_edits(folder: str | Path) -> dict[str, list[str]]:
         entries = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path} is not a YAML file that can be read ({error})") from error
+    if not entries:
+        raise UserError(f"{path} lists no photos")
     keys = ("image", "source", "prompt")
     found = {}
     for number, entry in enumerate(entries if isinstance(entries, list) else [None]):

@@ -89,8 +89,12 @@ def _below(folder: Path) -> list[RunRecord]:
     """The edits below a folder, finished or not."""
     names = ("summary.json", "error.txt", "config.yaml")
     places = {path.parent for name in names for path in folder.rglob(name)} - {folder}
-    # What an edit fitted first lies within it.
-    places = {place for place in places if place.name != "fit" or place.parent not in places}
+    # What an edit fitted first, and what Hydra notes of it, lie within it.
+    places = {
+        place
+        for place in places
+        if place.name != ".hydra" and (place.name != "fit" or place.parent not in places)
+    }
     return [record for record in map(read_run, sorted(places)) if _is_edit(record)]
 
 

@@ -144,7 +144,10 @@ def collect(files: Sequence[str], key: Mapping[str, Any]) -> tuple[list[Answer],
         try:
             data = json.loads(Path(name).expanduser().read_text(encoding="utf-8"))
             viewer, answers = _answers(data, key)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError):
+            wrong.append(f"{name}: no answers to this study, as its page saves them")
+            continue
+        except (OSError, ValueError) as error:
             wrong.append(f"{name}: {error}")
             continue
         sheets[viewer] = answers

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pds_cli.backbones.embedded import EmbeddedBackbone, quiet_loading, words_of
+from pds_cli.backbones.embedded import load_parts, quiet_loading, words_of
 from pds_cli.backbones.patch_autoencoder import PatchAutoencoder
 from pds_cli.errors import UserError
 from pds_cli.files import write_text
@@ -74,13 +74,16 @@ def build_tokenizer(captions: Iterable[str]) -> Any:
     )
 
 
-def build_components(model: Mapping[str, Any], size: int, captions: Iterable[str]) -> Components:
+def build_components(
+    model: Mapping[str, Any], size: int, captions: Iterable[str], *, image_inputs: int = 1
+) -> Components:
     """Fresh parts from the `model` section of a pretraining configuration.
 
     Args:
         model: `autoencoder`, `unet`, `text_encoder` (keywords of each), `timesteps`, `shift`.
         size: side of the square images in pixels.
         captions: what the tokenizer must be able to read.
+        image_inputs: 2 for a UNet that looks at a source beside the noisy image.
 
     Raises:
         UserError: where the sizes do not fit each other.
@@ -110,7 +113,7 @@ def build_components(model: Mapping[str, Any], size: int, captions: Iterable[str
     channels = int(autoencoder.config.latent_channels)  # type: ignore[attr-defined]
     unet: Any = UNet2DConditionModel(
         sample_size=size // patch,
-        in_channels=channels,
+        in_channels=channels * image_inputs,
         out_channels=channels,
         cross_attention_dim=text["hidden_size"],
         class_embed_type="projection",
@@ -130,21 +133,33 @@ def load_components(
     Raises:
         UserError: no backbone there, or one of other sizes or other words.
     """
-    former = EmbeddedBackbone(str(folder), device="cpu")
+    former = load_parts(folder)
     stages = list(stages)
-    if "denoise" in stages and former.tokenizer.get_vocab() != parts.tokenizer.get_vocab():
+    if "denoise" in stages and former["tokenizer"].get_vocab() != parts.tokenizer.get_vocab():
         raise UserError(f"{folder} reads other words than the captions hold: train from nothing")
     try:
         if "decode" in stages:
-            parts.autoencoder.load_state_dict(former.vae.state_dict())
+            parts.autoencoder.load_state_dict(former["vae"].state_dict())
         if "denoise" in stages:
-            parts.unet.load_state_dict(former.unet.state_dict())
-            parts.text_encoder.load_state_dict(former.text_encoder.state_dict())
+            parts.unet.load_state_dict(_widened(former["unet"].state_dict(), parts.unet))
+            parts.text_encoder.load_state_dict(former["text_encoder"].state_dict())
     except RuntimeError as error:
         raise UserError(
             f"{folder} holds a backbone of another size than model.* describes: "
             "use the settings it was trained with"
         ) from error
+
+
+def _widened(state: dict[str, Tensor], unet: Any) -> dict[str, Tensor]:
+    """The weights of a UNet that sees no source, for one that does: it begins by ignoring it.
+
+    Source: Brooks et al., InstructPix2Pix, CVPR 2023, arXiv 2211.09800, section 3.2.
+    """
+    name, weight = "conv_in.weight", state["conv_in.weight"]
+    more = unet.config.in_channels - weight.shape[1]
+    if more <= 0:
+        return state
+    return {**state, name: torch.cat([weight, weight.new_zeros(len(weight), more, 3, 3)], 1)}
 
 
 def save_components(parts: Components, folder: Path, dtype: torch.dtype = torch.float16) -> None:

@@ -1,8 +1,9 @@
 """A folder of captioned images: `captions.jsonl` beside the image files.
 
 Each line is a JSON object with `file` (a path inside the folder) and `caption` (a string) or
-`captions` (several for the same picture, one of which is drawn at each use). Other keys are
-kept in `records`.
+`captions` (several for the same picture, one of which is drawn at each use). A picture that is an
+edit of another has a `source` with that one's `file`; all have one, or none. Other keys are kept
+in `records`.
 """
 
 from __future__ import annotations
@@ -22,11 +23,15 @@ from pds_cli.errors import UserError
 
 @dataclass
 class CaptionedImages:
-    """Images uint8 [N,3,S,S] with the captions and the raw record of each."""
+    """Images uint8 [N,3,S,S] with the captions and the raw record of each.
+
+    sources: what each was edited from, uint8 [N,3,S,S]; None for images that are no edits.
+    """
 
     images: Tensor
     captions: list[list[str]]
     records: list[dict[str, Any]]
+    sources: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -35,6 +40,18 @@ class CaptionedImages:
         """Images [B,3,S,S] in [−1,1]."""
         return self.images[index].float() / 127.5 - 1
 
+    def source_batch(self, index: Tensor) -> Tensor:
+        """Sources [B,3,S,S] in [−1,1]."""
+        assert self.sources is not None
+        return self.sources[index].float() / 127.5 - 1
+
+    def part(self, chosen: slice) -> CaptionedImages:
+        """Some of them."""
+        sources = None if self.sources is None else self.sources[chosen]
+        return CaptionedImages(
+            self.images[chosen], self.captions[chosen], self.records[chosen], sources
+        )
+
     def draw_captions(self, index: Tensor, generator: torch.Generator) -> list[str]:
         """One caption for each image, drawn at random from its own."""
         pick = torch.randint(0, 2**31, (len(index),), generator=generator).tolist()
@@ -42,24 +59,27 @@ class CaptionedImages:
         return [texts[p % len(texts)] for texts, p in zip(own, pick, strict=True)]
 
 
-def _record(folder: Path, number: int, line: str) -> tuple[Path, list[str], dict[str, Any]]:
+def _record(folder: Path, number: int, line: str) -> tuple[list[Path], list[str], dict[str, Any]]:
+    """The image and its source, if it has one; its captions; everything."""
     where = f"line {number} of {folder / 'captions.jsonl'}"
     try:
         record = json.loads(line)
         name = record["file"]
         texts = record["captions"] if "captions" in record else [record["caption"]]
-        if not isinstance(name, str) or not isinstance(texts, list):
+        names = [name] + ([record["source"]["file"]] if "source" in record else [])
+        if not all(isinstance(each, str) for each in names) or not isinstance(texts, list):
             raise TypeError("file must be a text, captions a list")
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f'{where} is not an object like {{"file": "a.png", "caption": "…"}} ({error!r})'
         ) from error
-    path = (folder / name).resolve()
-    if not path.is_relative_to(folder.resolve()):
-        raise UserError(f"{where} names {name!r}, which lies outside the folder")
+    paths = [(folder / each).resolve() for each in names]
+    for path, each in zip(paths, names, strict=True):
+        if not path.is_relative_to(folder.resolve()):
+            raise UserError(f"{where} names {each!r}, which lies outside the folder")
     if not texts or not all(isinstance(t, str) and t.strip() for t in texts):
         raise UserError(f"{where} has an empty caption")
-    return path, texts, record
+    return paths, texts, record
 
 
 def load_captioned_images(folder: str | Path, size: int) -> CaptionedImages:
@@ -80,24 +100,33 @@ def load_captioned_images(folder: str | Path, size: int) -> CaptionedImages:
         lines = index_file.read_text(encoding="utf-8").split("\n")
     except (OSError, ValueError) as error:
         raise UserError(f"{index_file} cannot be read as UTF-8 text ({error})") from error
-    images, captions, records = [], [], []
+    images, sources, captions, records = [], [], [], []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        path, texts, record = _record(folder, number, line)
-        try:
-            with Image.open(path) as image:
-                images.append(_square(image.convert("RGB"), size))
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise UserError(
-                f"{path}, named in line {number} of {index_file}, cannot be read ({error})"
-            ) from error
+        paths, texts, record = _record(folder, number, line)
+        where = f"line {number} of {index_file}"
+        images.append(_read(paths[0], where, size))
+        sources += [_read(path, where, size) for path in paths[1:]]
         captions.append(texts)
         records.append(record)
     if not images:
         raise UserError(f"{index_file} lists no images")
-    stack = torch.from_numpy(np.stack(images)).movedim(-1, 1).contiguous()
-    return CaptionedImages(stack, captions, records)
+    if sources and len(sources) < len(images):
+        raise UserError(f"in {index_file} some images have a source and some have none")
+    return CaptionedImages(_stack(images), captions, records, _stack(sources) if sources else None)
+
+
+def _read(path: Path, where: str, size: int) -> np.ndarray:
+    try:
+        with Image.open(path) as image:
+            return _square(image.convert("RGB"), size)
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path}, named in {where}, cannot be read ({error})") from error
+
+
+def _stack(images: list[np.ndarray]) -> Tensor:
+    return torch.from_numpy(np.stack(images)).movedim(-1, 1).contiguous()
 
 
 def _square(image: Image.Image, size: int) -> np.ndarray:

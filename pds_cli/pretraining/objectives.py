@@ -144,9 +144,15 @@ class DenoisingObjective(_ModuleObjective):
         with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
             ids = self.tokenize(captions).to(self.device)
             text = encode_text(self.text_encoder, ids)
+            seen = self._beside(index, generator)
+            x_t = x_t if seen is None else torch.cat([x_t, seen], 1)
             x_t = x_t.contiguous(memory_format=torch.channels_last)
             predicted = self.unet(x_t, t, text["tokens"], class_labels=text["pooled"]).sample
         return F.mse_loss(predicted.float(), v), {}
+
+    def _beside(self, index: Tensor, generator: torch.Generator) -> Tensor | None:
+        """Further channels [B,C,h,w] of the UNet's input; none."""
+        return None
 
     def _timesteps(self, progress: float, generator: torch.Generator) -> Tensor:
         """Timesteps [B] for a step at this part of the training."""
@@ -207,6 +213,37 @@ class DecodingObjective(_ModuleObjective):
         mse = F.mse_loss(decoded, images)
         loss = F.l1_loss(decoded, images) + 2 * mse
         return loss, {"psnr": float(10 * torch.log10(4 / mse.detach()))}
+
+
+class InstructObjective(DenoisingObjective):
+    """Denoising beside a source image: what the caption says of it is to change.
+
+    As `DenoisingObjective`, with the source's latents as further channels of the UNet's input.
+    They are left out (zeros) with chance `drop_source`, independently of the captions, which
+    trains guidance by the image.
+
+    Source: Brooks et al., InstructPix2Pix, CVPR 2023, arXiv 2211.09800, sections 3.2 and 3.2.1.
+    """
+
+    def __init__(self, *args: Any, drop_source: float = 0.1, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.drop_source = drop_source
+        self._sources: Tensor | None = None
+
+    def begin(self) -> None:
+        super().begin()
+        chunks = torch.arange(len(self.data)).split(512)
+        with torch.no_grad():
+            encoded = [
+                self.autoencoder.encode(self.data.source_batch(i).to(self.device)) for i in chunks
+            ]
+        self._sources = torch.cat([latents.cpu().half() for latents in encoded])
+
+    def _beside(self, index: Tensor, generator: torch.Generator) -> Tensor | None:
+        assert self._sources is not None
+        seen = self._sources[index].float()
+        dropped = torch.rand(len(index), 1, 1, 1, generator=generator) < self.drop_source
+        return seen.masked_fill(dropped, 0.0).to(self.device)
 
 
 class _LabelledObjective(_ModuleObjective):

@@ -8,6 +8,7 @@ is independent of the others, so they may also be run one by one into the same b
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from pds_cli.backbones.base import resolve_device
-from pds_cli.backbones.embedded import EmbeddedBackbone
+from pds_cli.backbones.embedded import EmbeddedBackbone, EmbeddedInstructModel
 from pds_cli.errors import UserError
 from pds_cli.images import write_image
 from pds_cli.pretraining.components import (
@@ -31,6 +32,7 @@ from pds_cli.pretraining.objectives import (
     ContrastiveObjective,
     DecodingObjective,
     DenoisingObjective,
+    InstructObjective,
 )
 from pds_cli.progress import Progress
 from pds_cli.runs.folder import RunFolder
@@ -53,32 +55,46 @@ def prepare_data(cfg: DictConfig) -> CaptionedImages:
         from pds_cli.toybox.data import make_dataset
 
         with Progress("rendering", data.images) as progress:
-            make_dataset(folder, data.images, cfg.size, data.seed, data.around, progress.update)
-    return load_captioned_images(folder, cfg.size)
+            make_dataset(
+                folder, data.images, cfg.size, data.seed, data.around, progress.update,
+                pairs=data.get("pairs", False),
+            )  # fmt: skip
+    found = load_captioned_images(folder, cfg.size)
+    if not data.get("pairs", False):
+        return replace(found, sources=None)
+    if found.sources is None:
+        raise UserError(f"data.pairs=true needs a source of each picture, and {folder} names none")
+    return found
 
 
 def split(data: CaptionedImages, held_out: int) -> tuple[CaptionedImages, CaptionedImages]:
     """The training part and the last `held_out` pictures (at most a tenth)."""
     cut = len(data) - min(held_out, len(data) // 10)
-    return (
-        CaptionedImages(data.images[:cut], data.captions[:cut], data.records[:cut]),
-        CaptionedImages(data.images[cut:], data.captions[cut:], data.records[cut:]),
-    )
+    return data.part(slice(cut)), data.part(slice(cut, None))
+
+
+def check_stages(stages: Sequence[str]) -> None:
+    """Refuses stages that there are not, and none at all.
+
+    Raises:
+        UserError: naming those that there are.
+    """
+    if not stages or any(stage not in STAGES for stage in stages):
+        raise UserError(f"stages={list(stages)}: choose from {', '.join(STAGES)}")
 
 
 class Recipe:
     """Everything one `pds pretrain` run needs, built from its configuration."""
 
     def __init__(self, cfg: DictConfig, data: CaptionedImages) -> None:
-        unknown = [s for s in cfg.stages if s not in STAGES]
-        if unknown or not cfg.stages:
-            raise UserError(f"stages={list(cfg.stages)}: choose from {', '.join(STAGES)}")
+        check_stages(cfg.stages)
         self.cfg, self.device = cfg, resolve_device(cfg.device)
         self.train, self.held_out = split(data, HELD_OUT)
         torch.manual_seed(cfg.seed)
         model: dict[str, Any] = OmegaConf.to_container(cfg.model, resolve=True)  # type: ignore[assignment]
         every_caption = [c for texts in data.captions for c in texts]
-        self.parts = build_components(model, cfg.size, every_caption)
+        inputs = 1 if data.sources is None else 2
+        self.parts = build_components(model, cfg.size, every_caption, image_inputs=inputs)
         if cfg.init:  # its latents too: a UNet knows no others
             load_components(self.parts, Path(cfg.init))
         else:
@@ -122,7 +138,10 @@ class Recipe:
 
     def _denoise(self) -> Objective:
         parts, options = self.parts, self.cfg.denoise
-        return DenoisingObjective(
+        kind, more = DenoisingObjective, {}
+        if self.train.sources is not None:
+            kind, more = InstructObjective, {"drop_source": options.get("drop_source", 0.1)}
+        return kind(
             parts.unet,
             parts.text_encoder,
             parts.tokenize,
@@ -136,6 +155,7 @@ class Recipe:
             decay=options.decay,
             device=self.device,
             preview=self.preview,
+            **more,
         )
 
     def _decode(self) -> Objective:
@@ -183,7 +203,9 @@ class Recipe:
 
     @torch.no_grad()
     def preview(self) -> dict[str, Tensor]:
-        """A sheet of samples [3,H,W] for the configuration's preview prompts."""
+        """A sheet [3,H,W]: samples for the configuration's prompts or, of pairs, edits."""
+        if self.train.sources is not None:
+            return {"samples": self._edits()}
         prompts = [p for p in self.cfg.preview.prompts for _ in range(self.cfg.preview.columns)]
         if not prompts:
             return {}
@@ -196,6 +218,24 @@ class Recipe:
         columns = self.cfg.preview.columns
         rows = [torch.cat(list(images[i : i + columns]), 2) for i in range(0, len(images), columns)]
         return {"samples": torch.cat(rows, 1).clamp(0, 1)}
+
+    def _edits(self) -> Tensor:
+        """Held-out sources, what the model makes of them, and the true edits: [3,H,W]."""
+        preview, data = self.cfg.preview, self.held_out
+        count = min(2 * preview.columns, len(data))
+        if not count:
+            return torch.zeros(3, 1, 1)
+        index, model = torch.arange(count), EmbeddedInstructModel.of(self.parts)
+        source = ((data.source_batch(index) + 1) / 2).to(self.device)
+        text = model.encode_prompt([data.captions[i][0] for i in range(count)])
+        x_t = noise(latent_shape(model), 0, 0, count).to(self.device)
+        looked_at, scales = model.encode_image(source), (preview.guidance, 1.5)
+        x0 = ddim(
+            model, x_t, text, steps=preview.steps,
+            predict=lambda x_t, t: model.predict_edit(x_t, t, text, looked_at, *scales),
+        )  # fmt: skip
+        shown = (source, model.decode_latent(x0), (data.batch(index) + 1) / 2)
+        return torch.cat([torch.cat(list(row.cpu()), 2) for row in shown], 1).clamp(0, 1)
 
     # ------------------------------------------------------------------ results
     def write(self, folder: Path) -> dict[str, float]:
@@ -261,6 +301,7 @@ def pretrain(
     Returns:
         (`done` or `stopped`, seconds of training, held-out scores).
     """
+    check_stages(cfg.stages)
     RunFolder(cfg.into)  # better to fail now than after hours of training
     recipe = Recipe(cfg, prepare_data(cfg))
     trainer = Trainer(

@@ -151,6 +151,7 @@ def _only_view(scene: Scene) -> View:
     if len(views) != 1 or views[0].image is None:
         raise UserError(
             f"representation=image edits one image, but this scene has {len(views)} views"
-            f"{'' if len(views) != 1 else ' without an image'}: use scene=image scene.path=…"
+            f"{'' if len(views) != 1 else ' without an image'}: use another representation (pds "
+            "list representation), or scene=image scene.path=…"
         )
     return views[0]

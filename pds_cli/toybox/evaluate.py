@@ -179,10 +179,9 @@ def _redraw_chunk(
 ) -> Tensor:
     """What an editor makes of each case, without a loss."""
     sources = pictures(cases, "source").to(backbone.device)
-    texts = [
-        backbone.encode_prompt([getattr(case, name) for case in cases])
-        for name in ("prompt", "source_prompt")
-    ]
+    prompts = [[getattr(case, name) for case in cases] for name in ("prompt", "source_prompt")]
+    editor.begin(prompt=prompts[0], source=prompts[1])
+    texts = [backbone.encode_prompt(words) for words in prompts]
     generator = step_generator(seed, "editor", 0)
     return editor.edit(backbone, sources, sources, *texts, generator=generator).cpu()
 
@@ -220,6 +219,11 @@ def score_cases(images: Tensor, cases: Sequence[Case], probe: Probe) -> list[dic
             }
         )
     return scores
+
+
+def _weights(module: torch.nn.Module) -> float:
+    """A number that differs where the weights do."""
+    return float(sum(p.double().sum() for p in module.parameters()))
 
 
 def means(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -375,8 +379,9 @@ class EditBenchmark:
         **options: Any,
     ) -> tuple[Tensor, float]:
         method = instantiate(node, allow_modules=self.allow_modules)
-        weights = float(sum(p.double().sum() for p in backbone.parameters()))
-        key = {"loss": node, "weights": weights}
+        key: dict[str, Any] = {"loss": node, "weights": _weights(backbone)}
+        if isinstance(own := getattr(method, "model", None), torch.nn.Module):
+            key["own_weights"] = _weights(own)
         return edit_cases(cases, backbone, method, run, key=key, **{**self.options, **options})
 
     def _by_edit(self, scores: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:

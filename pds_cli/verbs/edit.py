@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from pds_cli.config import choice, method_of, run_folder
+from pds_cli.config import choice, method_of, overrides, run_folder
 from pds_cli.errors import UserError
 from pds_cli.instantiate import resolve_config
 
@@ -53,10 +53,12 @@ def main(cfg: DictConfig) -> Path:
 
 
 def after_sweep(folder: Path, jobs: list[Path]) -> None:
-    """Writes the sweep's comparison page."""
+    """Writes the sweep's comparison page, of the jobs that got as far as to write something."""
     from pds_cli.runs.compare import write_comparison
+    from pds_cli.runs.record import FILES
 
-    print(f"comparison: {write_comparison(jobs, folder)}")
+    begun = [job for job in jobs if any((job / name).is_file() for name in FILES)]
+    print(f"comparison: {write_comparison(begun, folder)}")
 
 
 # --- configuration -------------------------------------------------------------------------------
@@ -93,11 +95,11 @@ def _warn_unused(cfg: DictConfig) -> None:
     editor = OmegaConf.select(cfg, "editor._target_")
     if editor is None or cfg.loss._target_ == DATASET_UPDATE:
         return
-    for key in DEFAULTS:
-        if cfg[key] is not None:
-            own = f"; its own is editor.{key}" if key in cfg.editor else ""
-            print(f"pds: editor={choice('editor')} looks at no {key}={cfg[key]}{own}",
-                  file=sys.stderr)  # fmt: skip
+    given = [(key, f"{key}={cfg[key]}") for key in DEFAULTS if cfg[key] is not None]
+    given += [("", word) for word in overrides() if word.startswith("loss")]
+    for key, word in given:
+        own = f"; its own is editor.{key}" if key in cfg.editor else ""
+        print(f"pds: editor={choice('editor')} looks at no {word}{own}", file=sys.stderr)
 
 
 def _of_loss(values: DictConfig, cfg: DictConfig, default: Any) -> Any:

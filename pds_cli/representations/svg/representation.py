@@ -145,6 +145,11 @@ class SVG(Representation):
                 setattr(self, name, torch.nn.Parameter(value))
             else:
                 self.register_buffer(name, value)
+        if not any(True for _ in self.parameters()):
+            raise UserError(
+                f"representation.parameters={list(self.chosen)}: this drawing has none of these; "
+                f"choose from {', '.join(PARAMETERS)}"
+            )
         self.pairs = regularisers.mirrored(self.points.detach()) if self.symmetry else None
 
     def _render_size(self, size: int | None) -> tuple[int, int]:
