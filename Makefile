@@ -158,7 +158,7 @@ STRIPS = $(BIN)/python -m pds_cli.figures.strips
 # Jobs side by side, each on one core.
 JOBS ?= 2
 
-paper: $(STAMP) ## the paper's figures and tables, and docs/paper.md (an hour on two cores; resumes)
+paper: $(STAMP) ## the paper's figures and tables, and docs/paper.md (more than an hour on two cores; resumes)
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(MAKE) -j$(JOBS) paper-parts
 ifdef BACKBONE
 	@echo "figures and tables: $(PAPER)"

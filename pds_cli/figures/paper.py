@@ -312,8 +312,8 @@ on NeRFs and drawings those the backbone recommends ([nerf.md](nerf.md), [svg.md
 PDS that is a tenth of the published ψ ([pds.md](pds.md)), as the noise schedule and the latents \
 are not Stable Diffusion's.
 
-The whole takes about an hour on two cores and goes on where it was when it was interrupted. The \
-drawings are fetched by npm, once.
+The whole takes somewhat more than an hour on two cores and goes on where it was when it was \
+interrupted. The drawings are fetched by npm, once.
 """
 
 TAIL = """## With real models and scenes
