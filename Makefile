@@ -91,7 +91,7 @@ toybox: $(STAMP) ## render the toybox world and train its backbone (hours on a C
 	  denoise.warmup=100 denoise.high_noise_from=0
 
 toybox-instruct: $(STAMP) ## train the toybox's model for editor=instruct_pix2pix (half an hour on one core)
-	$(BIN)/pds pretrain out=outputs/pretrain/instruct into=outputs/toybox_instruct init=pds_cli/data/toybox \
+	$(BIN)/pds pretrain out=outputs/pretrain/instruct into=outputs/toybox_instruct init=toybox \
 	  data.pairs=true data.folder=outputs/data/toybox64_pairs data.images=7000 data.around=0.5 \
 	  'stages=[denoise]' denoise.steps=3500 denoise.batch_size=16 denoise.lr=3e-4 denoise.warmup=50 \
 	  denoise.high_noise=0.4 denoise.high_noise_from=0

@@ -272,6 +272,8 @@ def test_pairs_differ_by_what_the_prompt_says() -> None:
 def test_a_widened_network_begins_by_ignoring_the_source(tiny_backbone: Path) -> None:
     model: Any = TINY_MODEL
     parts = build_components(model, 64, vocabulary(), image_inputs=2)
+    with pytest.raises(UserError, match="toybox holds a backbone of another size"):
+        load_components(parts, Path("toybox"), ["decode"])  # it ships, so its name is enough
     load_components(parts, tiny_backbone)
     plain, beside = EmbeddedBackbone(str(tiny_backbone)), EmbeddedInstructModel.of(parts)
     x_t, source = torch.randn(2, 2, 16, 16, 16, generator=torch.Generator().manual_seed(0))

@@ -23,6 +23,11 @@ from pds_cli.errors import UserError
 PACKAGED = Path(__file__).parents[1] / "data"
 
 
+def folder_of(model: str) -> Path:
+    """The folder that a name or a path stands for; names of what ships go first."""
+    return PACKAGED / model if (PACKAGED / model).is_dir() else Path(model).expanduser()
+
+
 def words_of(prompt: str) -> list[str]:
     """The words of a prompt as the tokenizer sees them: lower case, letters and digits."""
     return re.findall(r"\w+", prompt.lower())
@@ -74,7 +79,7 @@ class EmbeddedBackbone(Backbone):
         self, model: str = "toybox", *, device: str = "auto", recommended: Any = None
     ) -> None:
         super().__init__()
-        folder = PACKAGED / model if (PACKAGED / model).is_dir() else Path(model).expanduser()
+        folder = folder_of(model)
         self.recommended = dict(recommended or {})
         where = resolve_device(device)
         self._set(**load_parts(folder))

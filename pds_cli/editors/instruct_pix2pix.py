@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from pds_cli.backbones.base import Backbone, Text
-from pds_cli.backbones.embedded import PACKAGED, EmbeddedBackbone, EmbeddedInstructModel
+from pds_cli.backbones.embedded import EmbeddedBackbone, EmbeddedInstructModel, folder_of
 from pds_cli.backbones.instruct import InstructMixin
 from pds_cli.backbones.stable_diffusion import StableDiffusion
 from pds_cli.editors.base import (
@@ -49,7 +48,7 @@ def load_model(model: str, device: str, dtype: str) -> InstructModel | EmbeddedI
     Raises:
         UserError: there is none, or it is no model for instructions.
     """
-    folder = PACKAGED / model if (PACKAGED / model).is_dir() else Path(model).expanduser()
+    folder = folder_of(model)
     try:
         index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
         embedded = index["_class_name"] == EmbeddedBackbone.__name__

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pds_cli.backbones.base import Backbone
-from pds_cli.backbones.embedded import PACKAGED
+from pds_cli.backbones.embedded import folder_of
 from pds_cli.emoji.icons import Icon, load_icons
 from pds_cli.emoji.similarity import IconSimilarity, load_similarity
 from pds_cli.errors import UserError
@@ -77,7 +77,7 @@ def icon_similarity(model: str) -> IconSimilarity:
     Raises:
         UserError: there is none, or it is damaged.
     """
-    folder = PACKAGED / model if (PACKAGED / model).is_dir() else Path(model).expanduser()
+    folder = folder_of(model)
     file = folder / "similarity.safetensors"
     if folder.is_dir() and not file.is_file():
         raise UserError(

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pds_cli.backbones.embedded import load_parts, quiet_loading, words_of
+from pds_cli.backbones.embedded import folder_of, load_parts, quiet_loading, words_of
 from pds_cli.backbones.patch_autoencoder import PatchAutoencoder
 from pds_cli.errors import UserError
 from pds_cli.files import write_text
@@ -133,7 +133,7 @@ def load_components(
     Raises:
         UserError: no backbone there, or one of other sizes or other words.
     """
-    former = load_parts(folder)
+    former = load_parts(folder_of(str(folder)))
     stages = list(stages)
     if "denoise" in stages and former["tokenizer"].get_vocab() != parts.tokenizer.get_vocab():
         raise UserError(f"{folder} reads other words than the captions hold: train from nothing")
