@@ -181,10 +181,6 @@ class EmbeddedBackbone(Backbone):
 class EmbeddedInstructModel(InstructMixin, EmbeddedBackbone):
     """An embedded model that edits by instruction; `pds pretrain data.pairs=true` makes one."""
 
-    def look(self, source: Tensor) -> Tensor:
-        """See `InstructMixin.look`."""
-        return self.encode_image(source)
-
     def predict_beside(
         self, x_t: Tensor, t: Tensor, cond: dict[str, Tensor], image: Tensor
     ) -> Tensor:

@@ -21,9 +21,9 @@ class InstructMixin(ABC):
     ) -> Tensor:
         """ε̂ [N,C,h,w] of noisy latents [N,C,h,w] at t [N], looking at the latents `image`."""
 
-    @abstractmethod
-    def look(self, source: Tensor) -> Tensor:
-        """The latents [B,C,h,w] that the model looks at, of images [B,3,H,W] in [0,1]."""
+    def look(self, x0: Tensor) -> Tensor:
+        """What the model looks at, of the source's x_0 [B,C,h,w]: here, these latents."""
+        return x0
 
     def predict_edit(
         self,

@@ -46,6 +46,11 @@ def add_lora(unet: Any, name: str, rank: int, initial: bool | str = True) -> Non
         init_lora_weights=initial,  # type: ignore[arg-type]
     )
     unet.add_adapter(config, name)
-    for key, parameter in unet.named_parameters():
-        if f".{name}." in key and parameter.dtype in (torch.float16, torch.bfloat16):
+    for parameter in adapter_parameters(unet, name).values():
+        if parameter.dtype in (torch.float16, torch.bfloat16):
             parameter.data = parameter.data.float()
+
+
+def adapter_parameters(unet: Any, name: str) -> dict[str, torch.nn.Parameter]:
+    """The parameters of an adapter by their names in the UNet."""
+    return {key: p for key, p in unet.named_parameters() if f".{name}." in key}

@@ -97,14 +97,23 @@ def start_of(strength: tuple[float, float], total: int, generator: torch.Generat
     return round((low + (high - low) * float(share)) * total) - 1
 
 
+def check_steps(steps: int, total: int) -> None:
+    """Refuses a walk of more steps than a backbone has timesteps.
+
+    Raises:
+        UserError: it is.
+    """
+    if steps > total:
+        raise UserError(f"editor.steps={steps} is more than the backbone's {total} timesteps")
+
+
 def share_of(steps: int, start: int, total: int) -> int:
     """How many of a walk's `steps` lie below `start`, of `total` timesteps; at least one.
 
     Raises:
         UserError: more steps than timesteps.
     """
-    if steps > total:
-        raise UserError(f"editor.steps={steps} is more than the backbone's {total} timesteps")
+    check_steps(steps, total)
     return max(1, round(steps * (start + 1) / total))
 
 

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from pds_cli.backbones.base import Backbone, Text
-from pds_cli.editors.base import decode, encode
+from pds_cli.editors.base import check_steps, decode, encode
 from pds_cli.editors.inversion import Inversion
-from pds_cli.errors import UserError
 from pds_cli.sampling import ddim_step, ddim_timesteps, ddpm_variance, normal_like
 
 
@@ -91,10 +90,7 @@ class DDPMInversion(Inversion):
     def _times(self, backbone: Backbone) -> Tensor:
         """The timesteps of the walk that lie below `strength` · T, falling; ᾱ_0 is clean."""
         total = backbone.num_train_timesteps
-        if self.steps > total:
-            raise UserError(
-                f"editor.steps={self.steps} is more than the backbone's {total} timesteps"
-            )
+        check_steps(self.steps, total)
         times = ddim_timesteps(total, self.steps).clamp_min(1).to(backbone.device)
         return torch.unique_consecutive(times[times < self.strength * total])
 

@@ -22,16 +22,15 @@ from pds_cli.editors.base import (
     start_of,
 )
 from pds_cli.errors import UserError
-from pds_cli.images import resize
 from pds_cli.sampling import ddim, normal_like
 
 
 class InstructModel(InstructMixin, StableDiffusion):
     """A Stable-Diffusion-format UNet that sees a second image beside the noisy one."""
 
-    def look(self, source: Tensor) -> Tensor:
-        """See `InstructMixin.look`: the latents without the VAE's scale."""
-        return self.encode_image(source) / self.latent_scale + self.latent_shift
+    def look(self, x0: Tensor) -> Tensor:
+        """The latents without the VAE's scale."""
+        return x0 / self.latent_scale + self.latent_shift
 
     def predict_beside(
         self, x_t: Tensor, t: Tensor, cond: dict[str, Tensor], image: Tensor
@@ -129,7 +128,7 @@ class InstructPix2Pix(Editor):
         x0 = encode(model, image)
         if start < 0:
             return decode(model, x0, image)
-        looked_at = model.look(resize(source.to(x0), *model.image_size(*source.shape[-2:])))
+        looked_at = model.look(encode(model, source))
         t, text = torch.full((len(x0),), start, device=x0.device), self.text.expand(len(x0))
         scales = self.guidance, self.image_guidance
         x0 = ddim(

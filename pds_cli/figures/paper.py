@@ -41,11 +41,14 @@ TITLES = {
 }
 
 
-KEYS = {
-    "image": ("success", "kept", "lpips_truth"),
-    "nerf": ("success", "kept", "lpips_truth", "psnr_truth", "consistency", "seconds"),
-    "svg": ("similarity", "lpips_source"),
+_TRUTH = {"success": "success ↑", "kept": "kept ↑", "lpips_truth": "LPIPS to truth ↓"}
+COLUMNS = {
+    "image": _TRUTH,
+    "nerf": {**_TRUTH, "consistency": "view consistency, dB ↑", "seconds": "s"},
+    "svg": {"similarity": "icon similarity to prompt ↑", "lpips_source": "LPIPS to source ↓"},
 }
+"""Part → score → its heading in the part's table."""
+UNLISTED = {"nerf": ("psnr_truth",)}  # scores that only claims are about
 
 VERDICTS = ("holds", "holds on average, within the noise", "does not hold")
 
@@ -149,13 +152,14 @@ def measured(out: Path) -> dict[str, Scores]:
     found: dict[str, Any] = {}
     for part, target in (("image", "figure-image"), ("nerf", "table-nerf"), ("svg", "table-svg")):
         results = read(out / part / "results.json", target)
+        keys = (*COLUMNS[part], *UNLISTED.get(part, ()))
         try:
             if part == "image":
                 rows = {k: v["cases"] for k, v in results["results"].items() if "cases" in v}
             else:
                 rows = results["rows"]
             found[part] = {
-                method: [{key: row[key] for key in KEYS[part]} for row in rows[method]]
+                method: [{key: row[key] for key in keys} for row in rows[method]]
                 for method in rows
                 if method in TITLES
             }
@@ -199,7 +203,6 @@ def toy2d(figures: Path) -> Section:
 
 def image(scores: Scores) -> Section:
     """Edits of pictures with a known true edit."""
-    keys = {"success": "success ↑", "kept": "kept ↑", "lpips_truth": "LPIPS to truth ↓"}
     said = "PDS keeps what the prompt does not name better than {}."
     claims = against(said, scores, "pds", ["sds", "dds"], "kept", "kept")
     claims += against(
@@ -213,16 +216,13 @@ def image(scores: Scores) -> Section:
         "Pictures",
         "Twelve kinds of edit on eight toy figures, two seeds, 200 steps. *success*: share of "
         "edits that a probe finds; *kept*: share of the other attributes that stayed.",
-        "figures/paper/image.png", "make figure-image", score_table(scores, keys), claims,
+        "figures/paper/image.png", "make figure-image",
+        score_table(scores, COLUMNS["image"]), claims,
     )  # fmt: skip
 
 
 def nerf(scores: Scores) -> list[Section]:
     """Edits of a NeRF, dataset update, and refinement: three figures and a table."""
-    keys = {
-        "success": "success ↑", "kept": "kept ↑", "lpips_truth": "LPIPS to truth ↓",
-        "consistency": "view consistency, dB ↑", "seconds": "s",
-    }  # fmt: skip
     edits = "Four edits of the toy figure, seen from 16 sides, one seed."
     best = against(
         "PDS is nearer to the true edit than {}.",
@@ -240,7 +240,7 @@ def nerf(scores: Scores) -> list[Section]:
     update += against("PDS is nearer to the true edit than {}.", scores, "pds",
                       others, "lpips_truth", "LPIPS", lower=True)  # fmt: skip
     refined = _refinement(scores)
-    rows = score_table(scores, keys)
+    rows = score_table(scores, COLUMNS["nerf"])
     return [
         Section("NeRFs", edits, "figures/paper/nerf.png", "make figure-nerf table-nerf", rows,
                 best),
@@ -272,7 +272,6 @@ def _refinement(scores: Scores) -> list[Claim]:
 
 def svg(scores: Scores) -> Section:
     """Edits of drawings."""
-    keys = {"similarity": "icon similarity to prompt ↑", "lpips_source": "LPIPS to source ↓"}
     claims = against(
         "PDS keeps the drawing better than {}.",
         scores, "pds", ["sds", "dds"], "lpips_source", "LPIPS to source", lower=True,
@@ -285,7 +284,8 @@ def svg(scores: Scores) -> Section:
         "Drawings",
         "Twelve edits of open icons, one seed. The similarity is that of our icon model "
         "([svg.md](svg.md)), in place of CLIP's.",
-        "figures/paper/svg.png", "make figure-svg table-svg", score_table(scores, keys), claims,
+        "figures/paper/svg.png", "make figure-svg table-svg",
+        score_table(scores, COLUMNS["svg"]), claims,
     )  # fmt: skip
 
 

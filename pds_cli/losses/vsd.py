@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pds_cli.backbones.base import Backbone
-from pds_cli.backbones.lora import add_lora, unet_of
+from pds_cli.backbones.lora import adapter_parameters, add_lora, unet_of
 from pds_cli.errors import UserError, check_choice
 from pds_cli.losses.base import Branch, Branches, Inputs, Loss, inner_generator
 
@@ -139,9 +139,9 @@ class VSD(Loss):
         finally:
             self._unet.disable_adapters()
 
-    def _parameters(self) -> dict[str, Tensor]:
+    def _parameters(self) -> dict[str, torch.nn.Parameter]:
         """The LoRA's parameters by name."""
-        return {k: p for k, p in self._unet.named_parameters() if f".{ADAPTER}." in k}
+        return adapter_parameters(self._unet, ADAPTER)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The LoRA and Adam's moments."""

@@ -118,13 +118,14 @@ class DenoisingObjective(_ModuleObjective):
 
     def begin(self) -> None:
         self.module.train()
-        chunks = torch.arange(len(self.data)).split(512)
-        with torch.no_grad():
-            encoded = [self._encode(index).cpu().half() for index in chunks]
-        self._latents = torch.cat(encoded)
+        self._latents = self._encoded(self.data.batch)
 
-    def _encode(self, index: Tensor) -> Tensor:
-        return self.autoencoder.encode(self.data.batch(index).to(self.device))
+    @torch.no_grad()
+    def _encoded(self, batch: Callable[[Tensor], Tensor]) -> Tensor:
+        """The latents [N,C,h,w] of all pictures that `batch` gives by their indices."""
+        chunks = torch.arange(len(self.data)).split(512)
+        encode = self.autoencoder.encode
+        return torch.cat([encode(batch(index).to(self.device)).cpu().half() for index in chunks])
 
     def loss(
         self, step: int, progress: float, generator: torch.Generator
@@ -232,12 +233,7 @@ class InstructObjective(DenoisingObjective):
 
     def begin(self) -> None:
         super().begin()
-        chunks = torch.arange(len(self.data)).split(512)
-        with torch.no_grad():
-            encoded = [
-                self.autoencoder.encode(self.data.source_batch(i).to(self.device)) for i in chunks
-            ]
-        self._sources = torch.cat([latents.cpu().half() for latents in encoded])
+        self._sources = self._encoded(self.data.source_batch)
 
     def _beside(self, index: Tensor, generator: torch.Generator) -> Tensor | None:
         assert self._sources is not None

@@ -47,6 +47,7 @@ HELD_OUT = 1000
 def prepare_data(cfg: DictConfig) -> CaptionedImages:
     """Loads the captioned folder, rendering the toybox's first where that is asked for."""
     folder, data = Path(cfg.data.folder), cfg.data
+    pairs = data.get("pairs", False)  # runs that began before there were pairs have no such key
     if data.get("icons"):  # runs that began before there were icons have no such key
         from pds_cli.emoji.data import make_dataset as draw_icons
 
@@ -56,11 +57,10 @@ def prepare_data(cfg: DictConfig) -> CaptionedImages:
 
         with Progress("rendering", data.images) as progress:
             make_dataset(
-                folder, data.images, cfg.size, data.seed, data.around, progress.update,
-                pairs=data.get("pairs", False),
-            )  # fmt: skip
+                folder, data.images, cfg.size, data.seed, data.around, progress.update, pairs
+            )
     found = load_captioned_images(folder, cfg.size)
-    if not data.get("pairs", False):
+    if not pairs:
         return replace(found, sources=None)
     if found.sources is None:
         raise UserError(f"data.pairs=true needs a source of each picture, and {folder} names none")
@@ -229,7 +229,7 @@ class Recipe:
         source = ((data.source_batch(index) + 1) / 2).to(self.device)
         text = model.encode_prompt([data.captions[i][0] for i in range(count)])
         x_t = noise(latent_shape(model), 0, 0, count).to(self.device)
-        looked_at, scales = model.encode_image(source), (preview.guidance, 1.5)
+        looked_at, scales = model.look(model.encode_image(source)), (preview.guidance, 1.5)
         x0 = ddim(
             model, x_t, text, steps=preview.steps,
             predict=lambda x_t, t: model.predict_edit(x_t, t, text, looked_at, *scales),

@@ -147,6 +147,16 @@ class RunFolder:
         return path
 
 
+def check_seeds(seeds: int) -> None:
+    """Refuses a benchmark without a seed.
+
+    Raises:
+        UserError: it has none.
+    """
+    if seeds < 1:
+        raise UserError(f"benchmark.seeds={seeds} must be at least 1")
+
+
 def seed_folder(place: Path, number: int) -> Path:
     """Where a benchmark's edit under its number-th seed is: the first in `place` itself.
 

@@ -134,6 +134,11 @@ def natural(text: str) -> list[tuple[int, int, str]]:
     return [(1, int(p), "") if i % 2 and len(p) < 19 else (0, 0, p) for i, p in enumerate(parts)]
 
 
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds anything that a run writes."""
+    return any((folder / name).is_file() for name in FILES) or (folder / "renders").is_dir()
+
+
 def read_run(folder: Path | str) -> RunRecord:
     """Read a run folder, tolerating every missing or damaged file.
 
@@ -142,7 +147,7 @@ def read_run(folder: Path | str) -> RunRecord:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"there is no run folder {folder}; name a folder below outputs/")
-    if not any((folder / name).is_file() for name in FILES) and not (folder / "renders").is_dir():
+    if not is_run(folder):
         raise UserError(
             f"{folder} is no run folder, for it has neither config.yaml nor summary.json; "
             "name a folder that a run wrote, such as outputs/edit/figurine2d/pds/<time>"

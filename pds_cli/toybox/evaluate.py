@@ -27,7 +27,7 @@ from pds_cli.metrics import lpips, psnr
 from pds_cli.progress import Progress
 from pds_cli.representations.base import Representation
 from pds_cli.runs.checkpoint import load_checkpoint, save_checkpoint
-from pds_cli.runs.folder import RunFolder, seed_folder
+from pds_cli.runs.folder import RunFolder, check_seeds, seed_folder
 from pds_cli.runs.jobs import chosen
 from pds_cli.runs.sheets import contact_sheet, save_image
 from pds_cli.sampling import ddim, latent_shape, noise
@@ -284,8 +284,7 @@ class EditBenchmark:
         lr_schedule: str = "constant",
         allow_modules: Sequence[str] = (),
     ) -> None:
-        if seeds < 1:
-            raise UserError(f"benchmark.seeds={seeds} must be at least 1")
+        check_seeds(seeds)
         self.seeds = seeds
         self.methods, self.sweep = chosen(methods, only), dict(sweep or {})
         self.options: dict[str, Any] = {

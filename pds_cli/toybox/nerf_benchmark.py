@@ -19,7 +19,7 @@ from pds_cli.metrics import lpips, psnr
 from pds_cli.metrics.consistency import consistency
 from pds_cli.path_rendering import load_result, render_path
 from pds_cli.progress import Progress
-from pds_cli.runs.folder import RunFolder, seed_folder
+from pds_cli.runs.folder import RunFolder, check_seeds, seed_folder
 from pds_cli.runs.jobs import chosen, edit_job
 from pds_cli.runs.sheets import contact_sheet, save_image
 from pds_cli.scenes.toybox import orbit
@@ -82,8 +82,7 @@ class NerfEditBenchmark:
         if cameras < 2:
             raise UserError(f"benchmark.cameras={cameras} must be at least 2")
         self.figure = Figure(**dict(figure or {}))
-        if seeds < 1:
-            raise UserError(f"benchmark.seeds={seeds} must be at least 1")
+        check_seeds(seeds)
         self.seeds = range(seed, seed + seeds)
         self.methods = {name: list(words) for name, words in chosen(methods, only).items()}
         self.cases = all_cases([(self.figure, OrbitCamera())], edits)

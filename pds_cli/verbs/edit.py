@@ -55,10 +55,9 @@ def main(cfg: DictConfig) -> Path:
 def after_sweep(folder: Path, jobs: list[Path]) -> None:
     """Writes the sweep's comparison page, of the jobs that got as far as to write something."""
     from pds_cli.runs.compare import write_comparison
-    from pds_cli.runs.record import FILES
+    from pds_cli.runs.record import is_run
 
-    begun = [job for job in jobs if any((job / name).is_file() for name in FILES)]
-    print(f"comparison: {write_comparison(begun, folder)}")
+    print(f"comparison: {write_comparison([job for job in jobs if is_run(job)], folder)}")
 
 
 # --- configuration -------------------------------------------------------------------------------

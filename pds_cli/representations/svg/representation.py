@@ -145,7 +145,7 @@ class SVG(Representation):
                 setattr(self, name, torch.nn.Parameter(value))
             else:
                 self.register_buffer(name, value)
-        if not any(True for _ in self.parameters()):
+        if next(self.parameters(), None) is None:
             raise UserError(
                 f"representation.parameters={list(self.chosen)}: this drawing has none of these; "
                 f"choose from {', '.join(PARAMETERS)}"
