@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import functools
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pds_cli.config import conf_dir
 
+_TARGET = re.compile(r"^_target_:\s*([\w.]+)\s*$", re.MULTILINE)
 # Groups of Hydra's own, and our schemas, which are no choice of the user's.
 _HIDDEN = ("hydra", "schema")
 
@@ -39,6 +42,19 @@ def catalogue(more: Iterable[Path] = ()) -> dict[str, dict[str, str]]:
                 continue
             groups.setdefault(group, {})[option] = describe(path)
     return {group: dict(sorted(groups[group].items())) for group in sorted(groups)}
+
+
+@functools.cache
+def shipped_targets(group: str) -> dict[str, tuple[str, ...]]:
+    """Class → the options of a shipped group that name it: the group's registered components."""
+    found: dict[str, tuple[str, ...]] = {}
+    root = conf_dir() / group
+    for path in sorted(root.rglob("*.yaml")):
+        match = _TARGET.search(path.read_text(encoding="utf-8"))
+        if match and match[1] != "null":
+            option = path.relative_to(root).with_suffix("").as_posix()
+            found[match[1]] = (*found.get(match[1], ()), option)
+    return found
 
 
 def nearest(word: str, words: Sequence[str]) -> str | None:

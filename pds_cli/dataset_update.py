@@ -225,7 +225,7 @@ def refine_stage(
     node, allow = cfg.refine, list(cfg.allow_modules)
     if node is None or node.editor is None:
         return None
-    editor = instantiate(node.editor, allow_modules=allow)
+    editor = instantiate("editor", node.editor, allow_modules=allow)
     if words is not None:
         editor.begin(**words)
     objective = DatasetUpdateObjective(

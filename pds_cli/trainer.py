@@ -159,7 +159,9 @@ def configured_optimizer(
 
     def build(groups: Iterable[Any]) -> torch.optim.Optimizer:
         try:
-            return instantiate(node, with_lr(groups, lr), lr=lr, allow_modules=allow_modules)
+            return instantiate(
+                "optimizer", node, with_lr(groups, lr), lr=lr, allow_modules=allow_modules
+            )
         except (ValueError, IndexError, TypeError) as error:
             raise UserError(f"the optimizer cannot be made of optimizer.*: {error}") from error
 

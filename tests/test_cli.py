@@ -470,13 +470,16 @@ def test_a_loss_from_outside_needs_one_yaml_and_one_module(
         "# my own\n_target_: my_losses.Own\nstrength: 3\nnote: '\\${x}, (y)'\n"
     )
     (tmp_path / "my_losses.py").write_text(
-        "class Own:\n    def __init__(self, strength, note): self.got = strength, note\n"
+        "from pds_cli.losses.base import Loss\n"
+        "class Own(Loss):\n"
+        "    def __init__(self, strength, note): self.got = strength, note\n"
+        "    def gradient(self, branches): ...\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     verb(
         "fake",
         "from pds_cli.instantiate import instantiate\n"
-        "got = instantiate(cfg.loss).got\n"
+        "got = instantiate('loss', cfg.loss).got\n"
         "(run_folder() / 'got.json').write_text(json.dumps(got))",
     )
     where = (

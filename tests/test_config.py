@@ -13,10 +13,17 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from pds_cli.catalogue import catalogue, describe
+from pds_cli.catalogue import catalogue, describe, shipped_targets
 from pds_cli.config import GROUP_SCHEMAS, VERB_SCHEMAS, conf_dir, keys_of, validate
 from pds_cli.errors import UserError
-from pds_cli.instantiate import check_target, escape_text, instantiate, resolve_config
+from pds_cli.instantiate import (
+    CONTRACTS,
+    _contracted,
+    check_target,
+    escape_text,
+    instantiate,
+    resolve_config,
+)
 from pds_cli.overrides import FREE_TEXT, quote_free_text
 
 # Benchmarks and experiments hold configs of other groups.
@@ -60,7 +67,7 @@ def test_each_shipped_option_is_typed_and_fits_its_constructor(option: str) -> N
     assert OmegaConf.get_type(node) is GROUP_SCHEMAS[option]
     if node.get("_target_") is None:
         return
-    signature = inspect.signature(check_target(node._target_))
+    signature = inspect.signature(check_target(group, node._target_))
     if any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values()):
         return
     keys = {key for key in node if not key.startswith("_")}
@@ -137,10 +144,8 @@ def test_quoted_texts_sweep_and_survive(texts: list[str], mark: str) -> None:
 @given(TEXT)
 @FEW
 def test_any_text_reaches_a_constructor(text: str) -> None:
-    node = OmegaConf.create(
-        {"_target_": "pds_cli.errors.UserError", "_args_": [{"deep": [escape_text(text)]}]}
-    )
-    assert instantiate(node).args == ({"deep": [text]},)
+    sds = {"_target_": "pds_cli.losses.sds_bridge.SDSBridge", "qualities": escape_text(text)}
+    assert instantiate("loss", OmegaConf.create(sds)).qualities == text
 
 
 def test_other_keys_keep_hydras_grammar() -> None:
@@ -183,54 +188,133 @@ def test_values_out_of_range_are_named(key: str, value: Any) -> None:
 # --- what may be built ---------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("kind", sorted(CONTRACTS))
 @pytest.mark.parametrize(
     "target",
     [
         "os.system",
         "builtins.eval",
+        "pds_cli.files.write_text",
+        "pds_cli.runs.jobs.edit_job",
         "pds_cli.cli.os.system",
-        "pds_cli.cli.os.path.join",
         "pds_cli.cli.import_module",
         "pds_cli.catalogue.difflib.get_close_matches",
         "pds_cli.cli.main",
         "pds_cli.instantiate.instantiate",
         "pds_cli.verbs.list.main",
         "pds_cli.config.__builtins__.eval",
+        "pds_cli.errors.UserError",
         "pds_cli.errors.UserError.__init__",
-        "pds_cli.errors.UserError.mro",
+        "pds_cli.runs.folder.RunFolder",
+        "pds_cli.losses.base.Loss",
         "pds_cli_evil.x.Y",
         "torch.optimizer.X",
         "torch.load",
+        "torch.nn.Linear",
         "torch.optim.Adam.__class__",
         "torch.optim.optimizer.torch.load",
         "torch.optim.lr_scheduler.math.sin",
+        "torch.optim.lr_scheduler.StepLR",
+        "torch.optim.adam.adam",
         "pds_cli..errors",
         "pds_cli",
         "",
         3,
     ],
 )
-def test_targets_outside_the_allowlist_are_refused(target: Any) -> None:
-    with pytest.raises(UserError, match=r"refused|not a"):
-        check_target(target)
-    # Nested ones too, however deep.
-    node = {"_target_": "pds_cli.errors.UserError", "_args_": [{"a": [{"_target_": target}]}]}
-    with pytest.raises(UserError, match=r"refused|not a"):
-        instantiate(node)
+def test_what_is_no_component_is_refused(kind: str, target: Any) -> None:
+    for allowed in ([], ["pds_cli"], ["torch"]):
+        with pytest.raises(UserError, match=r"refused|not a|is no |is not there"):
+            check_target(kind, target, allowed)
 
 
-def test_a_refusal_says_how_to_allow() -> None:
-    with pytest.raises(UserError, match=r"allow_modules=\[fractions\]"):
-        instantiate({"_target_": "fractions.Fraction", "numerator": 1})
-    cfg = OmegaConf.create(
-        {"allow_modules": ["fractions"], "x": {"_target_": "fractions.Fraction", "numerator": 3}}
-    )
-    assert instantiate(cfg.x) == 3
-    assert instantiate(cfg.x, denominator=2) == 1.5
+@pytest.mark.parametrize("kind", sorted(CONTRACTS))
+def test_components_stand_where_their_kind_belongs(kind: str) -> None:
+    shipped = {group: set(shipped_targets(group)) for group in CONTRACTS}
+    for target in shipped[kind]:
+        assert inspect.isclass(check_target(kind, target))
+    for other, targets in shipped.items():
+        for target in targets - shipped[kind]:
+            with pytest.raises(UserError, match=rf"it is a {other}, not a {kind}"):
+                check_target(kind, target)
+
+
+def test_every_shipped_class_keeps_its_contract() -> None:
+    for kind in CONTRACTS:
+        for target in shipped_targets(kind):
+            _contracted([kind], target, check_target(kind, target))
+
+
+OWN = """
+import os
+from pds_cli.editors.base import Editor
+from pds_cli.losses.base import Loss
+from pds_cli.errors import UserError
+
+class Mine(Loss):
+    def __init__(self, inner=None): self.inner = inner
+    def gradient(self, branches): ...
+
+class Part:
+    def __init__(self, x=0): self.x = x
+
+class Picky(Mine):
+    def __init__(self): raise UserError("x must be 3.")
+
+def make(): return Mine()
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    name = f"own_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    return name
+
+
+def test_own_classes_implement_the_contract(own: str) -> None:
+    node = {"_target_": f"{own}.Mine"}
+    with pytest.raises(UserError, match=rf"allow_modules=\[{own}\]"):
+        instantiate("loss", node)
+    built = instantiate("loss", node, allow_modules=[own])
+    assert type(built).__name__ == "Mine"
+    cfg = OmegaConf.create({"allow_modules": [own], "loss": node})
+    assert type(instantiate("loss", cfg.loss)) is type(built)
+    for kind, name, reason in [
+        ("scene", "Mine", "a scene extends pds_cli.scenes.base.Scene"),
+        ("loss", "Part", "a loss extends pds_cli.losses.base.Loss"),
+        ("loss", "make", "is not a class"),
+        ("loss", "os.system", "is not a class"),
+        ("loss", "Editor", r"it lives in pds_cli\.editors\.base"),
+        ("logger", "Part", r"a logger has log\(\), image\(\), close\(\)"),
+    ]:
+        with pytest.raises(UserError, match=reason):
+            instantiate(kind, {"_target_": f"{own}.{name}"}, allow_modules=[own])
     with pytest.raises(UserError, match="refused"):
-        instantiate(cfg.x, allow_modules=["fraction"])
-    with pytest.raises(UserError, match="refused"):
-        check_target("fractions.math.gcd", ["fractions"])
+        instantiate("loss", node, allow_modules=[own[:-1]])
+    with pytest.raises(UserError, match=r"^x must be 3\.$"):
+        instantiate("loss", {"_target_": f"{own}.Picky"}, allow_modules=[own])
+
+
+def test_nested_objects_are_built_in_own_classes_alone(own: str) -> None:
+    sds = {"_target_": "pds_cli.losses.sds.SDS", "guidance": 3.0}
+    node = {"_target_": f"{own}.Mine", "inner": [{"a": sds}, {"_target_": f"{own}.Part", "x": 2}]}
+    inner = instantiate("loss", node, allow_modules=[own]).inner
+    assert inner[0]["a"].guidance == 3.0 and inner[1].x == 2
+    left = instantiate("loss", {**node, "_recursive_": False}, allow_modules=[own]).inner
+    assert left == node["inner"]
+    for target in ("os.system", "pds_cli.files.write_text", f"{own}.make"):
+        deep = {"_target_": f"{own}.Mine", "inner": [{"a": {"_target_": target}}]}
+        with pytest.raises(UserError, match=r"refused|not a class"):
+            instantiate("loss", deep, allow_modules=[own])
+    # A shipped class is given no built objects, not even harmless ones.
+    ours = {"_target_": "pds_cli.losses.sds_bridge.SDSBridge", "qualities": {"x": [sds]}}
+    with pytest.raises(UserError, match=r"sds\.SDS is refused inside"):
+        instantiate("loss", ours)
+    for key in ("_args_", "_partial_", "_convert_"):
+        with pytest.raises(UserError, match=f"{key} .* is not taken"):
+            instantiate("loss", {**sds, key: True})
 
 
 def test_optimisers_are_built_with_objects_passed_through() -> None:
@@ -238,42 +322,29 @@ def test_optimisers_are_built_with_objects_passed_through() -> None:
 
     weights = [torch.zeros(2, requires_grad=True)]
     cfg = composed("optimizer=sgd", "optimizer.momentum=0.5")
-    optimiser = instantiate(cfg.optimizer, [{"params": weights, "lr": 0.1}], lr=0.3)
+    optimiser = instantiate("optimizer", cfg.optimizer, [{"params": weights, "lr": 0.1}], lr=0.3)
     assert type(optimiser) is torch.optim.SGD
     assert optimiser.param_groups[0]["params"][0] is weights[0]
     assert (optimiser.param_groups[0]["lr"], optimiser.param_groups[0]["momentum"]) == (0.1, 0.5)
-    later = instantiate({"_target_": "torch.optim.Adam", "_partial_": True, "lr": 0.2})
-    assert later(weights).param_groups[0]["lr"] == 0.2
+    rare = {"_target_": "torch.optim.RMSprop", "lr": 0.2}  # in no YAML of ours
+    assert instantiate("optimizer", rare, weights).param_groups[0]["lr"] == 0.2
 
 
 def test_wrong_keywords_and_names_get_the_nearest() -> None:
     with pytest.raises(UserError, match="did you mean momentum"):
-        instantiate({"_target_": "torch.optim.SGD", "params": [], "momentm": 1})
+        instantiate("optimizer", {"_target_": "torch.optim.SGD", "params": [], "momentm": 1})
     with pytest.raises(UserError, match="did you mean Adam"):
-        instantiate({"_target_": "torch.optim.Adma"})
-    with pytest.raises(UserError, match="pds_cli has no nothing"):
-        instantiate({"_target_": "pds_cli.nothing.X"})
+        instantiate("optimizer", {"_target_": "torch.optim.Adma"})
+    with pytest.raises(UserError, match="pds list scene"):
+        instantiate("scene", {"_target_": "pds_cli.nothing.X"})
     with pytest.raises(UserError, match="not_installed_anywhere"):
         instantiate(
-            {"_target_": "not_installed_anywhere.X"}, allow_modules=["not_installed_anywhere"]
+            "loss",
+            {"_target_": "not_installed_anywhere.X"},
+            allow_modules=["not_installed_anywhere"],
         )
     with pytest.raises(UserError, match="params"):
-        instantiate({"_target_": "torch.optim.SGD", "lr": 1.0})
+        instantiate("optimizer", {"_target_": "torch.optim.SGD", "lr": 1.0})
     with pytest.raises(UserError, match="no _target_"):
-        instantiate({"lr": 1.0})
-    assert instantiate(None) is None
-
-
-def test_a_users_mistake_in_a_constructor_stays_a_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "picky.py").write_text(
-        "from pds_cli.errors import UserError\n"
-        "def make(inner=None): raise UserError('x must be 3.')\n"
-        "def outer(inner): return inner\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    nested = {"_target_": "picky.outer", "inner": {"_target_": "picky.make"}}
-    for node in (nested["inner"], nested):
-        with pytest.raises(UserError, match=r"^x must be 3\.$"):
-            instantiate(node, allow_modules=["picky"])
+        instantiate("optimizer", {"lr": 1.0})
+    assert instantiate("scene", None) is None

@@ -371,9 +371,9 @@ def test_an_option_that_cannot_be_is_refused(
 
 
 def test_a_backbone_of_points_cannot_redraw() -> None:
-    from pds_cli.backbones.mixture import MixtureBackbone
+    from pds_cli.backbones.mixture import CrescentMixture
 
-    scene, backbone = Album(1), MixtureBackbone.crescents(points=4)
+    scene, backbone = Album(1), CrescentMixture(points=4)
     prompts = texts(backbone)
     with pytest.raises(UserError, match=r"draws no images, which a dataset update needs"):
         DatasetUpdateObjective(scene, Pages(scene), backbone, Brighter(), *prompts)

@@ -252,7 +252,7 @@ def test_instruct_pix2pix_refines(instruct: tuple[Any, Path]) -> None:
     target = "pds_cli.editors.instruct_pix2pix.InstructPix2Pix"
     editor = {"_target_": target, "model": str(instruct[1]), "steps": 2, "device": "cpu"}
     plain = {"editor": editor, "steps": 1, "every": 1, "batch_size": 1, "lr": 0.1}
-    adam = {"_target_": "torch.optim.Adam", "_partial_": True}
+    adam = {"_target_": "torch.optim.Adam"}
     cfg = OmegaConf.create(
         {
             "refine": {**plain, "input": "current", "initial": "source"},

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pds_cli.backbones.mixture import MixtureBackbone, scaled_linear
+from pds_cli.backbones.mixture import CrescentMixture, MixtureBackbone, scaled_linear
 from pds_cli.errors import UserError
 
 TIMES = [0, 20, 300, 999]
@@ -125,7 +125,7 @@ def test_label_weights() -> None:
 
 
 def test_posterior_at_the_data() -> None:
-    backbone = MixtureBackbone.crescents(points=50)
+    backbone = CrescentMixture(points=50)
     data = {"a": backbone.means[:50], "b": backbone.means[50:]}
     for label, other in ("ab", "ba"):
         assert float(backbone.posterior(data[label], label).mean()) > 0.95
@@ -135,7 +135,7 @@ def test_posterior_at_the_data() -> None:
 
 def test_a_point_set_is_recovered_by_ddim() -> None:
     """Sampling down the exact ε̂ of a point set ends on its points."""
-    backbone = MixtureBackbone.crescents(points=20, std=0.0)
+    backbone = CrescentMixture(points=20, std=0.0)
     x = torch.randn(32, 2, 1, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     text, bar = backbone.encode_prompt(["b"]).expand(32), backbone.alphas_cumprod
     times = list(range(999, -1, -9))
@@ -149,7 +149,7 @@ def test_a_point_set_is_recovered_by_ddim() -> None:
 
 
 def test_contract() -> None:
-    backbone, x = MixtureBackbone.crescents(points=5).float(), torch.rand(2, 2, 1, 1)
+    backbone, x = CrescentMixture(points=5).float(), torch.rand(2, 2, 1, 1)
     assert backbone.image_size(512, 300) == (1, 1) and backbone.num_train_timesteps == 1000
     assert backbone.encode_image(x) is x and backbone.decode_latent(x) is x
     assert predict(backbone, x, 3, "a").dtype == torch.float32

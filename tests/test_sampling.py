@@ -95,9 +95,9 @@ def test_one_step_is_the_denoised_mean() -> None:
 
 
 def test_mixture_samples_land_on_the_data() -> None:
-    from pds_cli.backbones.mixture import MixtureBackbone
+    from pds_cli.backbones.mixture import CrescentMixture
 
-    backbone = MixtureBackbone.crescents(points=50, std=0.02)
+    backbone = CrescentMixture(points=50, std=0.02)
     start = noise(backbone.shape, seed=3, first=0, count=64).double()  # type: ignore[arg-type]
     x0 = ddim(backbone, start, backbone.encode_prompt(["a"]).expand(64), steps=100)
     assert float(backbone.posterior(x0, "a").min()) > 0.95

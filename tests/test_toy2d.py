@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pds_cli.backbones.mixture import MixtureBackbone
+from pds_cli.backbones.mixture import CrescentMixture, MixtureBackbone
 from pds_cli.errors import UserError
 from pds_cli.figures import toy2d
 from pds_cli.figures.command import run
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def representation(**options: int) -> PointsRepresentation:
-    return PointsRepresentation(Toy2DScene(points=40), MixtureBackbone.crescents(40), **options)
+    return PointsRepresentation(Toy2DScene(points=40), CrescentMixture(40), **options)
 
 
 def test_scene() -> None:
@@ -76,7 +76,7 @@ def test_checkpoint_and_export(tmp_path: Path) -> None:
 
 
 def test_bad_input() -> None:
-    scene, backbone = Toy2DScene(points=5), MixtureBackbone.crescents(5)
+    scene, backbone = Toy2DScene(points=5), CrescentMixture(5)
     with pytest.raises(UserError, match="scene=toy2d"):
         PointsRepresentation(object(), backbone)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="backbone=mixture"):
@@ -106,11 +106,11 @@ def test_yamls_build_what_they_name() -> None:
         options.pop("defaults", None)
         built[group] = (options.pop("_target_"), options)
     scene = Toy2DScene(**built["scene"][1])
-    backbone = MixtureBackbone.crescents(**built["backbone"][1])
+    backbone = CrescentMixture(**built["backbone"][1])
     PointsRepresentation(scene, backbone, **built["representation"][1])
     assert [target.rsplit(".", 1)[-1] for target, _ in built.values()] == [
         "Toy2DScene",
-        "crescents",
+        "CrescentMixture",
         "PointsRepresentation",
     ]
     # The scene's points are data of the backbone.
@@ -119,7 +119,7 @@ def test_yamls_build_what_they_name() -> None:
 
 def test_the_papers_finding() -> None:
     """PDS halts near the border, SDS and DDS do not; identity decides; exact PDS is like DDS."""
-    backbone, fast = MixtureBackbone.crescents(), MixtureBackbone.crescents().float()
+    backbone, fast = CrescentMixture(), CrescentMixture().float()
     source = Toy2DScene().points[::16].float()
     options = toy2d.Settings(steps=600)
     cases = {

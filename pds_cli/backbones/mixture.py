@@ -92,20 +92,6 @@ class MixtureBackbone(Backbone):
         schedule = scaled_linear(num_train_timesteps, beta_start, beta_end)
         self.register_buffer("alphas_cumprod", schedule)
 
-    @classmethod
-    def crescents(
-        cls,
-        points: int = 400,
-        noise: float = 0.08,
-        std: float = 0.05,
-        seed: int = 0,
-        **options: Any,
-    ) -> MixtureBackbone:
-        """The two crescents of `scene=toy2d`, every point a Gaussian of the given std."""
-        data = crescents(points, noise, seed)
-        labels = [label for label, x in data.items() for _ in range(len(x))]
-        return cls(torch.cat(list(data.values())), labels, std, **options)
-
     def image_size(self, height: int, width: int) -> tuple[int, int]:
         """The data's own (h, w), whatever is asked for."""
         return self.shape[1], self.shape[2]
@@ -234,3 +220,19 @@ def _log_terms(x: Tensor, alpha: Tensor, means: Tensor, v: Tensor, log_weights: 
         terms = log_weights + (inner @ means.T - 0.5 * alpha * square) / v
     own = 0.5 * x.square().sum(dim=1, keepdim=True) / v
     return terms - own - 0.5 * x.shape[1] * (2 * math.pi * v).log()
+
+
+class CrescentMixture(MixtureBackbone):
+    """The two crescents of `scene=toy2d`, every point a Gaussian of the given std."""
+
+    def __init__(
+        self,
+        points: int = 400,
+        noise: float = 0.08,
+        std: float = 0.05,
+        seed: int = 0,
+        **options: Any,
+    ) -> None:
+        data = crescents(points, noise, seed)
+        labels = [label for label, x in data.items() for _ in range(len(x))]
+        super().__init__(torch.cat(list(data.values())), labels, std, **options)

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pds_cli.backbones.mixture import MixtureBackbone
+from pds_cli.backbones.mixture import CrescentMixture, MixtureBackbone
 from pds_cli.errors import UserError
 from pds_cli.figures import command
 from pds_cli.files import atomic_path, write_text
@@ -155,10 +155,10 @@ def border_points(backbone: MixtureBackbone, n: int = 500) -> Tensor:
 
 def run(settings: Settings) -> dict[str, list[Result]]:
     """All panels: one list a guidance (keys `1` and `7.5`), and the list `identity`."""
-    backbone = MixtureBackbone.crescents()
+    backbone = CrescentMixture()
     every_point = Toy2DScene(SOURCE).points
     index = torch.linspace(0, len(every_point) - 1, settings.points).round().long()
-    source, fast = every_point[index].float(), MixtureBackbone.crescents().float()
+    source, fast = every_point[index].float(), CrescentMixture().float()
     rows = {f"{guidance:g}": loss_cases(guidance) for guidance in GUIDANCES}
     rows["identity"] = identity_cases()
     results: dict[str, list[Result]] = {}
@@ -243,7 +243,7 @@ def draw(results: dict[str, list[Result]]) -> Any:
 
     figure = Figure(figsize=(13.2, 8.7), layout="constrained")
     axes = figure.subplots(3, 5)
-    backbone = MixtureBackbone.crescents()
+    backbone = CrescentMixture()
     for row, (key, panels) in enumerate(results.items()):
         frame = _frame(panels)
         border = _border(backbone, frame)
@@ -301,7 +301,7 @@ def _draw_panel(
     """One panel: data, border, paths and end points."""
     from matplotlib.collections import LineCollection
 
-    data = MixtureBackbone.crescents()
+    data = CrescentMixture()
     points = data.means.numpy()
     for index, (label, ink) in enumerate(((SOURCE, _SOURCE_INK), (TARGET, _TARGET_INK))):
         x, y = points[data.label_index.numpy() == index].T

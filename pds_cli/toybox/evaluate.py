@@ -377,7 +377,7 @@ class EditBenchmark:
         run: RunFolder,
         **options: Any,
     ) -> tuple[Tensor, float]:
-        method = instantiate(node, allow_modules=self.allow_modules)
+        method = instantiate(("loss", "editor"), node, allow_modules=self.allow_modules)
         key: dict[str, Any] = {"loss": node, "weights": _weights(backbone)}
         if isinstance(own := getattr(method, "model", None), torch.nn.Module):
             key["own_weights"] = _weights(own)

@@ -36,8 +36,8 @@ def main(cfg: DictConfig) -> Path:
 
     run = RunFolder(run_folder())
     run.write_config(cfg)
-    benchmark = instantiate(cfg.benchmark, allow_modules=list(cfg.allow_modules))
-    backbone = instantiate(cfg.backbone, allow_modules=list(cfg.allow_modules))
+    benchmark = instantiate("benchmark", cfg.benchmark, allow_modules=list(cfg.allow_modules))
+    backbone = instantiate("backbone", cfg.backbone, allow_modules=list(cfg.allow_modules))
     run.write_json("environment.json", environment(str(backbone.device), cfg.seed))
     table: Path = benchmark.run(backbone, run)
     print(table.read_text(encoding="utf-8"))

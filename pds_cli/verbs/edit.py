@@ -139,10 +139,12 @@ def _edit(cfg: DictConfig, run: RunFolder, resume: bool) -> Path:
         run.write_config(cfg)
     torch.manual_seed(cfg.seed)  # for parts that start from noise
     allow = list(cfg.allow_modules)
-    scene = instantiate(cfg.scene, allow_modules=allow)
-    backbone = instantiate(cfg.backbone, allow_modules=allow)
+    scene = instantiate("scene", cfg.scene, allow_modules=allow)
+    backbone = instantiate("backbone", cfg.backbone, allow_modules=allow)
     warn_unknown_words(backbone, cfg.prompt, scene.source_prompt, cfg.suffix)
-    representation = instantiate(cfg.representation, scene, backbone, allow_modules=allow)
+    representation = instantiate(
+        "representation", cfg.representation, scene, backbone, allow_modules=allow
+    )
     if not resume:
         facts = environment(str(backbone.device), cfg.seed)
         run.write_json("environment.json", {**facts, "choices": chosen()})
@@ -150,7 +152,7 @@ def _edit(cfg: DictConfig, run: RunFolder, resume: bool) -> Path:
     fitting = not run.checkpoint.is_file() and (run.path / "fit").is_dir()
     _fit(cfg, run, scene, representation)
     plain = OmegaConf.to_container(cfg, resolve=True)
-    logger = instantiate(cfg.logger, folder=run.path, config=plain, allow_modules=allow)
+    logger = instantiate("logger", cfg.logger, folder=run.path, config=plain, allow_modules=allow)
     trainer = _trainer(cfg, run, scene, backbone, representation, logger)
     if resume and not fitting:
         trainer.resume()
@@ -265,10 +267,12 @@ def _objective(
                 "loss=dataset_update redraws views with an editor: add editor=ddpm_inversion, or "
                 "another (pds list editor)"
             )
-        return instantiate(cfg.loss, *parts, editor, *texts, seed=cfg.seed, allow_modules=allow)
+        return instantiate(
+            "loss", cfg.loss, *parts, editor, *texts, seed=cfg.seed, allow_modules=allow
+        )
     if editor is not None:
         return EditorObjective(*parts, editor, *texts)
-    loss = instantiate(cfg.loss, allow_modules=allow)
+    loss = instantiate("loss", cfg.loss, allow_modules=allow)
     loss.begin(backbone, **words)
     options = {"batch_size": cfg.batch_size, "hold_view": cfg.hold_view, "seed": cfg.seed}
     return EditObjective(*parts, loss, *texts, **options)
@@ -282,7 +286,7 @@ def _editor(cfg: DictConfig) -> Editor | None:
     if node is None:
         return None
     if node._target_ is not None:
-        return instantiate(node, allow_modules=list(cfg.allow_modules))
+        return instantiate("editor", node, allow_modules=list(cfg.allow_modules))
     for key in ("steps", "guidance", "strength"):
         if node[key] is not None:
             raise UserError(

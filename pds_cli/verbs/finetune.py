@@ -53,7 +53,7 @@ def _backbone(cfg: DictConfig) -> Any:
     from pds_cli.instantiate import instantiate
 
     torch.manual_seed(cfg.seed)  # the first weights of a LoRA
-    return instantiate(cfg.backbone, allow_modules=list(cfg.allow_modules))
+    return instantiate("backbone", cfg.backbone, allow_modules=list(cfg.allow_modules))
 
 
 def _train(cfg: DictConfig, run: RunFolder, backbone: Any) -> Path:

@@ -43,9 +43,9 @@ def main(cfg: DictConfig) -> Path:
         run.clear()
         run.write_config(cfg)
     torch.manual_seed(cfg.seed)  # the first weights
-    scene = instantiate(cfg.scene, allow_modules=allow)
+    scene = instantiate("scene", cfg.scene, allow_modules=allow)
     representation = instantiate(
-        cfg.representation, scene, _Device(cfg.device), allow_modules=allow
+        "representation", cfg.representation, scene, _Device(cfg.device), allow_modules=allow
     )
     if representation.fit_settings is None:
         raise UserError(NO_FIT)

@@ -29,6 +29,7 @@ def main(cfg: DictConfig) -> Path:
         run.write_config(cfg)
         run.write_json("environment.json", environment(str(resolve_device(cfg.device)), cfg.seed))
     logger = instantiate(
+        "logger",
         cfg.logger,
         folder=run.path,
         config=OmegaConf.to_container(cfg, resolve=True),

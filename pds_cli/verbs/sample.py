@@ -29,7 +29,7 @@ def main(cfg: DictConfig) -> Path:
 
     folder = run_folder()
     resolve_device(cfg.device)  # a device that is not there is said before anything is loaded
-    backbone = instantiate(cfg.backbone).eval()
+    backbone = instantiate("backbone", cfg.backbone).eval()
     if cfg.steps > backbone.num_train_timesteps:
         raise UserError(
             f"steps={cfg.steps} is more than the {backbone.num_train_timesteps} timesteps of "
