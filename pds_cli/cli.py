@@ -5,15 +5,16 @@ Exit codes: 0 done, 1 a defect of ours, 2 something that the user can mend, 130 
 
 from __future__ import annotations
 
-import json
+import hashlib
 import os
 import pkgutil
 import re
 import shutil
 import sys
 import traceback
+import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -25,16 +26,42 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 import pds_cli.verbs
 from pds_cli import __version__
 from pds_cli.catalogue import catalogue, did_you_mean
-from pds_cli.config import Folders, conf_dir, config_path, run_folder, validate
+from pds_cli.config import (
+    Folders,
+    conf_dir,
+    config_path,
+    run_folder,
+    sweep_words,
+    validate,
+)
 from pds_cli.errors import UserError
 from pds_cli.explain import explain
+from pds_cli.files import write_text
+from pds_cli.interrupts import as_keyboard_interrupt, raise_if_seen
 from pds_cli.overrides import CommandLine, read_command_line
+from pds_cli.runs.ownership import (
+    CARD,
+    LOCK,
+    OUTCOME,
+    Claim,
+    adopt,
+    card_of,
+    check_card,
+    owns,
+    prepare_card,
+    read_outcome,
+    remove_listed,
+    use_card,
+    write_outcome,
+)
 
-OUTCOME = ".hydra/outcome.json"
+# What Hydra would write beside a run stands in run.json and config.yaml.
+NO_NOTES = "hydra.output_subdir=null"
 EXAMPLES = (
     ('pds edit scene=figurine2d prompt="a photo of a man wearing a wizard hat"', "edit a picture"),
     ('pds edit scene=figurine prompt="a photo of a man raising his arms"', "edit a NeRF"),
@@ -58,8 +85,15 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
-        print("pds: interrupted.", file=sys.stderr)
+        again = f"; go on with the same words and out={swept}" if (swept := _swept()) else ""
+        print(f"pds: interrupted{again}.", file=sys.stderr)
         return 130
+
+
+def _swept() -> Path | None:
+    """The folder of a sweep that was interrupted, if there is something in it."""
+    folder, SweepRecorder.folder = SweepRecorder.folder, None
+    return folder if folder is not None and card_of(folder) else None
 
 
 def _dispatch(argv: list[str]) -> int:
@@ -112,7 +146,7 @@ def _guide() -> None:
 
 
 class Job:
-    """The function that Hydra runs: checks the config, then calls the verb.
+    """The function that Hydra runs: claims the folder, checks the config, then calls the verb.
 
     In a sweep an error is written down and reported, and the next job runs; else it is kept for
     `main`, which prints a sentence where Hydra would print a traceback.
@@ -123,67 +157,97 @@ class Job:
         self.error: Exception | None = None
 
     def __call__(self, cfg: DictConfig) -> None:
-        sweep = HydraConfig.get().mode == RunMode.MULTIRUN
-        fresh = _bare(run_folder())
+        sweep, folder = HydraConfig.get().mode == RunMode.MULTIRUN, run_folder()
+        verb = import_module(f"pds_cli.verbs.{self.verb}")
+        if sweep and not _again(verb, cfg, folder):
+            print(f"pds {self.verb}: job {folder.name} was done before")
+            self._note({"status": "done"})
+            return
         try:
-            validate(self.config, cfg)
-            import_module(f"pds_cli.verbs.{self.verb}").main(cfg)
+            if "resume" in cfg and cfg.resume:
+                check_card(folder, "resume", self.verb)
+            lock = f"{LOCK}_{_part(cfg)}" if _part(cfg) else LOCK
+            claim = Claim(folder, self.verb, overwrite=bool(cfg.get("overwrite")), lock=lock)
+            with claim:
+                if sweep:
+                    use_card(folder.parent)  # every job was composed: the sweep is sure to start
+                    adopt(folder, folder.parent)
+                validate(self.config, cfg)
+                verb.main(cfg)
         except Exception as error:
+            raise_if_seen()  # what a signal broke is no failure
             if not sweep:
                 self.error = error
-                if fresh:
-                    _sweep_out(run_folder(), keep=bool(cfg.get("out") or cfg.get("resume")))
                 return
-            self._failed(error, bool(cfg.get("debug")))
+            self._failed(error, cfg)
         else:
             if sweep:
-                _write_outcome({"status": "done"})
+                self._note({"status": "done"})
 
-    def _failed(self, error: Exception, debug: bool) -> None:
+    def _failed(self, error: Exception, cfg: DictConfig) -> None:
         number = HydraConfig.get().job.num
         text = explain(error, self.config, [])
         sentence = text or f"{type(error).__name__}: {error}"
-        if debug or _full_errors():
+        if cfg.get("debug") or _full_errors():
             traceback.print_exception(error)
         print(f"pds {self.verb}: job {number} failed: {sentence}", file=sys.stderr)
-        _write_outcome({"status": "failed", "error": sentence, "mendable": text is not None})
+        self._note({"status": "failed", "error": sentence, "mendable": text is not None})
+        if card_of(run_folder()) is None:
+            _explain_to_page(run_folder(), cfg, sentence)
+
+    def _note(self, outcome: dict[str, Any]) -> None:
+        write_outcome(run_folder(), {**outcome, "sweep": os.environ.get(SWEEP)})
 
 
-def _bare(folder: Path, *besides: str) -> bool:
-    """Whether a folder holds nothing but Hydra's notes, and files of the names in `besides`."""
-    return {path.name for path in folder.iterdir()} <= {".hydra", *besides}
+def _explain_to_page(folder: Path, cfg: DictConfig, sentence: str) -> None:
+    """Lets the sweep's page show a job that was refused before it began: its settings, and why."""
+    with suppress(OmegaConfBaseException, UserError):
+        write_text(folder / "error.txt", f"{sentence}\n")
+        adopt(folder / "error.txt", folder)
+        write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+        adopt(folder / "config.yaml", folder)
 
 
-def _sweep_out(folder: Path, keep: bool) -> None:
-    """Empties the folder of a job that failed before it made anything; `keep`: it may stay."""
-    if not _bare(folder, "config.yaml"):
-        return
-    shutil.rmtree(folder / ".hydra", ignore_errors=True)
-    (folder / "config.yaml").unlink(missing_ok=True)
-    if not keep:
-        folder.rmdir()
+SWEEP = "PDS_SWEEP"  # names the present sweep to the processes that run its jobs
+
+
+def _part(cfg: DictConfig) -> str:
+    """Names the part of a benchmark that is asked for: parts may run side by side in one folder."""
+    only = OmegaConf.select(cfg, "benchmark.only")
+    return hashlib.sha256(repr(list(only)).encode()).hexdigest()[:8] if only else ""
+
+
+def _again(verb: ModuleType, cfg: DictConfig, folder: Path) -> bool:
+    """Whether a job of a sweep is to run: afresh, or on from where an earlier try of it ended."""
+    if cfg.get("overwrite") or card_of(folder) is None:
+        return True
+    if read_outcome(folder).get("status") == "done":
+        return False
+    if "resume" in cfg and hasattr(verb, "RESUMES"):
+        cfg.resume = str(folder)
+    else:
+        cfg.overwrite = True
+    return True
 
 
 class SweepRecorder(Callback):
-    """Hydra's callback that notes, in the launching process, where a sweep writes."""
+    """Hydra's callback that notes, in the launching process, that a sweep begins."""
 
     folder: Path | None = None
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Notes the sweep's folder and forgets the outcomes of an earlier sweep there."""
+        """Notes the sweep's folder, and gives the sweep a name of its own."""
         try:
             folder = Path(config.hydra.sweep.dir).absolute()
         except Exception:
             return  # Hydra is about to meet the same error, where it can be reported
-        for stale in folder.glob(f"*/{OUTCOME}"):
-            stale.unlink()
+        os.environ[SWEEP] = uuid.uuid4().hex
+        for name in ("multirun.yaml", CARD):
+            owns(folder / name)
+        prepare_card(
+            folder, str(config.hydra.job.name), {"sweep": sweep_words(config.hydra.overrides.task)}
+        )
         SweepRecorder.folder = folder
-
-
-def _write_outcome(outcome: dict[str, Any]) -> None:
-    path = run_folder() / OUTCOME
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(outcome, ensure_ascii=False), encoding="utf-8")
 
 
 def _configured(name: str, verb: ModuleType, argv: list[str]) -> int:
@@ -192,14 +256,26 @@ def _configured(name: str, verb: ModuleType, argv: list[str]) -> int:
         if not folder.is_dir():
             raise UserError(f"--config-dir {folder} is not a folder.")
     job = Job(name, verb.CONFIG)
-    SweepRecorder.folder = None
+    SweepRecorder.folder, Folders.sweep = None, None
+    Folders.made.clear()
     Folders.reserve = not line.showing
+    try:
+        with as_keyboard_interrupt():
+            return _run(name, verb, job, line, argv)
+    finally:
+        Folders.reserve = False
+        if Folders.sweep is not None:
+            Folders.sweep.__exit__(None, None, None)
+        Folders.tidy()
+
+
+def _run(name: str, verb: ModuleType, job: Job, line: CommandLine, argv: list[str]) -> int:
+    """Runs the job, or the jobs of a sweep; returns the exit code."""
     try:
         code = _hydra(name, job, line)
     except Exception as error:
+        raise_if_seen()
         return _report(error, _sentence(error, job, line, composing=True), [name, *argv])
-    finally:
-        Folders.reserve = False
     if job.error is not None:
         return _report(job.error, _sentence(job.error, job, line), [name, *argv])
     return _finish_sweep(name, verb, SweepRecorder.folder) if SweepRecorder.folder else code
@@ -213,7 +289,8 @@ def _hydra(name: str, job: Job, line: CommandLine) -> int:
     GlobalHydra.instance().clear()
     app = hydra.main(config_path=config_path(), config_name=job.config, version_base="1.3")(job)
     try:
-        with _changed(sys.argv, [f"pds {name}", *line.overrides, *line.flags]), _full_error_env():
+        words = [f"pds {name}", NO_NOTES, *line.overrides, *line.flags]
+        with _changed(sys.argv, words), _full_error_env():
             app()
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
@@ -231,11 +308,13 @@ def _sentence(error: Exception, job: Job, line: CommandLine, composing: bool = F
 
 def _finish_sweep(name: str, verb: ModuleType, folder: Path) -> int:
     """Sums a sweep up, and lets the verb make its page; 2 if all that failed can be mended."""
-    outcomes: dict[Path, dict[str, Any]] = {}
-    for path in folder.glob(f"*/{OUTCOME}"):
-        outcomes[path.parent.parent] = json.loads(path.read_text(encoding="utf-8"))
+    found = {path.parent.parent: read_outcome(path.parent.parent) for path in _outcomes(folder)}
+    now = os.environ.pop(SWEEP, None)
+    outcomes = {job: outcome for job, outcome in found.items() if outcome.get("sweep") == now}
+    for job in found.keys() - outcomes.keys():
+        _remove_job(job)  # of a longer sweep that this one replaces
     jobs = sorted(outcomes, key=lambda job: (len(job.name), job.name))
-    failed = [job for job in jobs if outcomes[job]["status"] == "failed"]
+    failed = [job for job in jobs if outcomes[job].get("status") == "failed"]
     if hasattr(verb, "after_sweep") and len(failed) < len(jobs):
         verb.after_sweep(folder, jobs)
     print(f"pds {name}: {len(jobs) - len(failed)} of {len(jobs)} jobs done, in {folder}")
@@ -243,7 +322,21 @@ def _finish_sweep(name: str, verb: ModuleType, folder: Path) -> int:
         print(f"pds {name}: job {job.name} failed: {outcomes[job]['error']}", file=sys.stderr)
     if not failed:
         return 0
+    if len(failed) == len(jobs) and not any(card_of(job) for job in jobs):
+        for job in jobs:
+            _remove_job(job)
+        remove_listed(folder)  # nothing came of it
     return 2 if all(outcomes[job]["mendable"] for job in failed) else 1
+
+
+def _outcomes(folder: Path) -> list[Path]:
+    return list(folder.glob(f"*/{OUTCOME}"))
+
+
+def _remove_job(folder: Path) -> None:
+    """Removes what a job of a sweep wrote, and its folder if nothing else is in it."""
+    if not remove_listed(folder):
+        shutil.rmtree(folder)
 
 
 # --- errors --------------------------------------------------------------------------------------

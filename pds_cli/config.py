@@ -7,12 +7,13 @@ needs no schema: `scene`, `loss` and the other groups are open at the top level.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
@@ -20,6 +21,13 @@ from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from pds_cli.errors import UserError
 
 DEVICES = ("auto", "cpu", "cuda")
+# Settings that may differ when a run goes on: they change nothing of its result.
+FREE = frozenset(
+    [
+        *("resume", "out", "overwrite", "debug", "device", "logger", "allow_modules"),
+        *("checkpoint_every", "render_every", "turntable", "log_every"),
+    ]
+)
 
 
 # --- schemas -------------------------------------------------------------------------------------
@@ -32,9 +40,16 @@ class CommonConfig:
     seed: int = 0
     device: str = "auto"  # auto | cpu | cuda | cuda:<n>
     out: str | None = None  # output folder; null: outputs/<verb>/…
-    resume: str | None = None  # a run folder to continue
+    overwrite: bool = False  # replace the run that out= holds
     debug: bool = False  # tracebacks
     allow_modules: list[str] = field(default_factory=list)
+
+
+@dataclass
+class ResumableConfig(CommonConfig):
+    """Keys of verbs whose runs can be continued."""
+
+    resume: str | None = None  # a run folder to continue
 
 
 @dataclass
@@ -46,7 +61,7 @@ class EarlyStopConf:
 
 
 @dataclass
-class EditConfig(CommonConfig):
+class EditConfig(ResumableConfig):
     """`pds edit`."""
 
     prompt: str = MISSING
@@ -76,7 +91,7 @@ class EditConfig(CommonConfig):
 
 
 @dataclass
-class FitConfig(CommonConfig):
+class FitConfig(ResumableConfig):
     """`pds fit`."""
 
     source: str | None = None
@@ -162,7 +177,7 @@ class PreviewConf:
 
 
 @dataclass
-class PretrainConfig(CommonConfig):
+class PretrainConfig(ResumableConfig):
     """`pds pretrain`."""
 
     data: PretrainDataConf = field(default_factory=PretrainDataConf)
@@ -192,7 +207,7 @@ class CompareConfig(CommonConfig):
 
 
 @dataclass
-class FinetuneConfig(CommonConfig):
+class FinetuneConfig(ResumableConfig):
     """`pds finetune`."""
 
     images: str = MISSING
@@ -778,7 +793,7 @@ def validate(verb: str, cfg: DictConfig) -> None:
     for key in _TEXTS:
         if key not in keys_of(verb):
             continue
-        if OmegaConf.is_missing(cfg, key) and cfg.get("resume"):
+        if OmegaConf.is_missing(cfg, key) and "resume" in cfg and cfg.resume:
             continue  # the run that goes on has one
         if OmegaConf.is_missing(cfg, key) or not str(cfg[key] or "").strip():
             raise UserError(
@@ -848,29 +863,102 @@ def config_path() -> str:
 class Folders:
     """How this process turns `hydra.run.dir` and `hydra.sweep.dir` into folders.
 
-    reserve: make the folder at once, so that two runs started in the same second cannot share it;
-    off while a config is only shown.
+    reserve: check and make the folder at once, so that two runs started in the same second cannot
+        share it; off while a config is only shown.
+    made: folders that were made, to be taken away where nothing comes of the command.
+    sweep: the claim on a sweep's folder.
     """
 
     reserve = False
+    made: ClassVar[list[Path]] = []
+    sweep: ClassVar[Any] = None
+
+    @classmethod
+    def make(cls, folder: Path) -> None:
+        """Makes a folder and those around it, remembering which were not there."""
+        missing = [path for path in (folder, *folder.parents) if not path.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        cls.made += reversed(missing)
+
+    @classmethod
+    def tidy(cls) -> None:
+        """Takes away the folders that this command made and nothing is in."""
+        for folder in reversed(cls.made):
+            with suppress(OSError):
+                folder.rmdir()
+        cls.made.clear()
 
 
-def output_folder(out: str | None, resume: str | None, base: str) -> str:
+def output_folder(
+    out: str | None,
+    resume: str | None,
+    base: str,
+    overwrite: bool = False,
+    benchmark: str | None = None,
+) -> str:
     """The folder of a run: `resume`, else `out`, else a new `<base>/<time>`.
 
+    A folder of the same `benchmark` is taken again: those go on by themselves.
+
     Raises:
-        UserError: the folder to resume is not there, or the new one cannot be made.
+        UserError: the folder to resume is not there, `out` is taken (see
+            `pds_cli.runs.ownership.refuse_taken`), or the new one cannot be made.
     """
+    from pds_cli.runs.ownership import card_of, refuse_taken
+
     if resume is not None:
-        if not Path(resume).is_dir():
+        if not str(resume).strip() or not Path(resume).is_dir():
             raise UserError(f"resume={resume} is not a folder: give the run folder to continue.")
         return str(resume)
+    if out is not None and Folders.reserve:
+        _check_named(out)
+        card = card_of(Path(out)) or {}
+        if not benchmark or (card.get("verb"), card.get("benchmark")) != ("compare", benchmark):
+            refuse_taken(Path(out), overwrite)
+    return _made(out, base)
+
+
+def sweep_folder(
+    out: str | None, base: str, overwrite: bool, verb: str, words: Sequence[str]
+) -> str:
+    """The folder of a sweep: `out`, else a new `<base>/<time>`; claimed by this process.
+
+    A folder in which the same words were swept before is taken again.
+
+    Raises:
+        UserError: `out` holds something else, or another process writes it.
+    """
+    from pds_cli.runs.ownership import Claim, card_of, refuse_taken
+
+    if out is not None and Folders.reserve:
+        _check_named(out)
+        card = card_of(Path(out)) or {}
+        if (card.get("verb"), card.get("sweep")) != (verb, sweep_words(words)):
+            refuse_taken(Path(out), overwrite, sweep=True)
+    folder = _made(out, base)
+    if Folders.reserve:
+        Folders.sweep = Claim(Path(folder), verb)
+        Folders.sweep.__enter__()
+    return folder
+
+
+def sweep_words(words: Sequence[str]) -> list[str]:
+    """The words of a sweep, without those that change no result."""
+    return [word for word in words if word.lstrip("+").partition("=")[0] not in FREE]
+
+
+def _check_named(out: str) -> None:
+    if not str(out).strip():
+        raise UserError("out= is empty: name the output folder, or leave out= away.")
+
+
+def _made(out: str | None, base: str) -> str:
     stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     if not Folders.reserve:
         return str(out) if out is not None else f"{base}/{stamp}"
     try:
         if out is not None:
-            Path(out).mkdir(parents=True, exist_ok=True)
+            Folders.make(Path(out))
             _probe(Path(out))
             return str(out)
         return str(_new_folder(Path(base), stamp))
@@ -882,13 +970,29 @@ def output_folder(out: str | None, resume: str | None, base: str) -> str:
         ) from error
 
 
+def check_writable(folder: Path, key: str) -> None:
+    """Refuses a folder where no file can be made; it is made, if only to find that out.
+
+    Raises:
+        UserError: naming the key.
+    """
+    try:
+        Folders.make(folder)
+        _probe(folder)
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {key}={folder} ({error.strerror or error}): choose another folder."
+        ) from error
+
+
 def _new_folder(base: Path, stamp: str) -> Path:
-    base.mkdir(parents=True, exist_ok=True)
+    Folders.make(base)
     for name in _names(stamp):
         try:
             (base / name).mkdir()
         except FileExistsError:
             continue
+        Folders.made.append(base / name)
         return base / name
     raise AssertionError("unreachable")
 
@@ -943,7 +1047,8 @@ def result_folder(prefix: str, key: str, *, _root_: DictConfig) -> str:
     if Folders.reserve:
         result_of(run)
     name = prefix + Path(str(OmegaConf.select(_root_, key))).stem
-    return output_folder(str(run / name) if out is None else str(out), None, "")
+    place = str(run / name) if out is None else str(out)
+    return output_folder(place, None, "", bool(OmegaConf.select(_root_, "overwrite")))
 
 
 def run_folder() -> Path:
@@ -995,6 +1100,7 @@ def register() -> None:
         group, _, name = option.rpartition("/")
         store.store(group=f"schema/{group}", name=name, node=schema, provider="pds")
     OmegaConf.register_new_resolver("pds_folder", output_folder, use_cache=True, replace=True)
+    OmegaConf.register_new_resolver("pds_sweep", sweep_folder, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("pds_result", result_folder, replace=True)
     OmegaConf.register_new_resolver("pds_source", said_source, replace=True)
     OmegaConf.register_new_resolver("pds_method", method_of, replace=True)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pds_cli.errors import UserError
+
+# Told of each file before it takes its name: see `pds_cli.runs.ownership`.
+watchers: list[Callable[[Path], None]] = []
 
 
 @contextmanager
@@ -28,6 +31,8 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
+        for watcher in watchers:
+            watcher(path)
         os.replace(temporary, path)
     except OSError as error:
         kept = "; the file that was there is kept" if path.is_file() else ""

@@ -144,7 +144,7 @@ def ensure_fit(
     if run.checkpoint.is_file() and _same(run.checkpoint, key):
         trainer.resume()
     else:
-        run.clear()
+        run.restart()
     if trainer.run() == "stopped":
         return False
     if kept is not None:

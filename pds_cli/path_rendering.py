@@ -74,17 +74,11 @@ def write_renders(
 ) -> list[Path]:
     """Writes `rgb_<number>.png`, `depth_<number>.png` and films of both; returns the films.
 
-    What an earlier path left in the folder under these names is removed. Pictures are written as
-    they come, so that long paths need no memory.
+    Pictures are written as they come, so that long paths need no memory.
 
     Raises:
         UserError: the folder cannot be written.
     """
-    digits = "[0-9]" * 4
-    own = [f"{name}.{kind}" for name in ("video", "depth") for kind in ("mp4", "gif")]
-    for pattern in (f"rgb_{digits}*.png", f"depth_{digits}*.png", *own):
-        for stale in folder.glob(pattern):
-            stale.unlink()
     near, far = _depth_range(representation, cameras) if depth else (1.0, 1.0)
     colours, depths = [], []
     for number, seen in enumerate(render_path(representation, cameras)):

@@ -168,6 +168,16 @@ def configured_optimizer(
     return build
 
 
+def check_optimizer(node: Any, lr: float, allow_modules: Sequence[str]) -> None:
+    """Builds a config node's optimiser on a stand-in, so that wrong options are refused early.
+
+    Raises:
+        UserError: an option that the optimiser refuses.
+    """
+    stand_in = torch.nn.Parameter(torch.zeros(2, 2))
+    configured_optimizer(node, lr, allow_modules)([{"params": [stand_in]}])
+
+
 class Trainer:
     """Runs stages one after the other in a run folder.
 

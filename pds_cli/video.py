@@ -17,6 +17,7 @@ import numpy as np
 
 from pds_cli.errors import UserError
 from pds_cli.files import atomic_path
+from pds_cli.interrupts import raise_if_seen
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -40,6 +41,7 @@ def write_video(stem: Path, frames: Sequence[Any], fps: float) -> list[Path]:
     try:
         written.append(write_mp4(stem.with_suffix(".mp4"), frames, fps))
     except FfmpegError as error:
+        raise_if_seen()  # ffmpeg dies of a Ctrl-C too
         log.warning("%s; the GIF is written all the same", error)
     return [*written, write_gif(stem.with_suffix(".gif"), frames, fps)]
 

@@ -20,8 +20,6 @@ from safetensors.torch import save_file
 
 PROMPT = "prompt=a photo of a robot"
 Refused = Callable[..., str]
-# What an edit may leave behind when it fails before its first step.
-NOTES = {"config.yaml", "environment.json", "error.txt", "edit.log", "sample.log"}
 
 
 @pytest.fixture
@@ -40,8 +38,7 @@ def refused(pds: Callable[..., Answer], tiny_backbone: Path) -> Refused:
         assert answer.err.startswith(verb)
         sentence = answer.err[len(verb) : -1]
         assert len(sentence) > 20
-        for path in files() - before:
-            assert path.name in NOTES or ".hydra" in path.parts, f"{path} is left behind"
+        assert files() == before, "a refused command leaves nothing behind"
         return sentence
 
     return run
@@ -209,13 +206,7 @@ def damage_foreign(path: Path) -> None:
     save_file({"weight": torch.ones(2)}, str(path))
 
 
-def damage_missing(path: Path) -> None:
-    path.unlink()
-
-
-@pytest.mark.parametrize(
-    "damage", [damage_truncate, damage_garbage, damage_foreign, damage_missing]
-)
+@pytest.mark.parametrize("damage", [damage_truncate, damage_garbage, damage_foreign])
 def test_a_corrupt_checkpoint(
     pds: Callable[..., Answer], refused: Refused, tiny_backbone: Path,
     damage: Callable[[Path], None],
@@ -250,7 +241,7 @@ def test_resume_with_another_configuration(
     # Also where the folder's own settings were edited by hand.
     config = Path("run/config.yaml")
     config.write_text(config.read_text().replace("lr: 0.03", "lr: 0.5"))
-    assert "another configuration" in refused("edit", "resume=run", backbone=False)
+    assert "not what the run began with" in refused("edit", "resume=run", backbone=False)
 
 
 @pytest.mark.parametrize("verb", ["edit", "sample"])

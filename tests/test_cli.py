@@ -23,8 +23,11 @@ ROOT = Path(__file__).resolve().parent.parent
 # Writes what arrived, where the test can find it.
 DUMP = """
 from omegaconf import OmegaConf
+from pds_cli.files import write_text
+from pds_cli.runs.folder import RunFolder
 folder = run_folder()
-(folder / "got.json").write_text(json.dumps(OmegaConf.to_container(cfg, resolve=True)))
+RunFolder(folder).begin(cfg)
+write_text(folder / "got.json", json.dumps(OmegaConf.to_container(cfg, resolve=True)))
 """
 NASTY = [
     "a man, smiling (close-up)",
@@ -252,10 +255,9 @@ def test_free_text_arrives_unharmed(pds: Callable, verb: Callable, text: str) ->
     cfg = got(folder)
     values = [cfg["prompt"], cfg["source"], cfg["negative"], cfg["scene"]["path"]]
     assert values == [text] * 4
-    # The files that Hydra writes must read back to the same.
-    from omegaconf import OmegaConf
-
-    assert OmegaConf.load(folder / ".hydra/config.yaml").prompt == text
+    # What the run says of itself must read back to the same.
+    assert yaml.safe_load((folder / "config.yaml").read_text())["prompt"] == text
+    assert len(json.loads((folder / "run.json").read_text())["words"]) == len(words)
 
 
 @pytest.mark.parametrize("text", NASTY)
@@ -322,7 +324,8 @@ def test_run_folder_names_scene_and_loss(pds: Callable, verb: Callable) -> None:
     assert os.getcwd() == before
     (folder,) = run_folders()
     assert folder.parent == Path("outputs/edit/toy2d/dds")
-    assert (folder / ".hydra/overrides.yaml").is_file()
+    words = json.loads((folder / "run.json").read_text())["words"]
+    assert words == ["prompt='x'", "loss=dds", "scene=toy2d"]
 
 
 def test_runs_of_the_same_second_do_not_share_a_folder(
@@ -343,7 +346,7 @@ def test_out_names_the_folder(pds: Callable, verb: Callable) -> None:
 
 
 def test_resume_runs_in_the_old_folder(pds: Callable, verb: Callable) -> None:
-    verb("fake", DUMP)
+    verb("fake", DUMP, rest="RESUMES = True")
     assert pds("fake", "prompt=x", "out=first").code == 0
     assert pds("fake", "prompt=y", "resume=first").code == 0
     assert got(Path("first"))["prompt"] == "y" and not Path("outputs").exists()
@@ -406,7 +409,7 @@ def test_a_failed_job_is_reported_and_the_rest_runs(
     assert json.loads(Path("sweep/page.json").read_text()) == ["0", "1", "2"]
     assert "2 of 3 jobs done" in answer.out
     assert "job 1 failed" in answer.err and "Traceback" not in answer.err
-    outcome = json.loads(Path("sweep/1/.hydra/outcome.json").read_text())
+    outcome = json.loads(Path("sweep/1/.pds/outcome.json").read_text())
     assert outcome["status"] == "failed"
 
 
@@ -425,10 +428,40 @@ def test_a_wrong_option_stops_a_sweep_before_it_starts(pds: Callable, verb: Call
     assert not run_folders()
 
 
-def test_a_second_sweep_in_a_folder_forgets_the_first(pds: Callable, verb: Callable) -> None:
+def test_a_second_sweep_replaces_the_first_when_told(pds: Callable, verb: Callable) -> None:
     verb("fake", DUMP, rest=AFTER)
     assert pds("fake", "-m", "prompt=x", "seed=1,2,3", "out=sweep").code == 0
-    assert "1 of 1 jobs done" in pds("fake", "-m", "prompt=x", "seed=4", "out=sweep").out
+    Path("sweep/1/notes.txt").write_text("mine")
+    other = ["fake", "-m", "prompt=x", "seed=4", "out=sweep"]
+    refused = pds(*other)
+    assert refused.code == 2 and "overwrite=true" in refused.err
+    assert [got(folder)["seed"] for folder in run_folders("sweep")] == [1, 2, 3]
+    assert "1 of 1 jobs done" in pds(*other, "overwrite=true").out
+    assert [got(folder)["seed"] for folder in run_folders("sweep")] == [4]
+    assert Path("sweep/1/notes.txt").read_text() == "mine" and not Path("sweep/2").exists()
+
+
+def test_a_sweep_started_again_does_what_is_missing(pds: Callable, verb: Callable) -> None:
+    fails = "if cfg.seed == 2 and not Path('mended').exists(): raise UserError('no such hat')\n"
+    verb("fake", "from pathlib import Path\n" + fails + DUMP, rest=AFTER)
+    words = ["fake", "-m", "prompt=x", "seed=1,2,3", "out=sweep"]
+    assert pds(*words).code == 2
+    before = [path.stat().st_mtime_ns for path in sorted(Path("sweep").glob("*/got.json"))]
+    Path("mended").touch()
+    again = pds(*words)
+    assert again.code == 0, again.err
+    assert "3 of 3 jobs done" in again.out and "job 0 was done before" in again.out
+    after = [path.stat().st_mtime_ns for path in sorted(Path("sweep").glob("*/got.json"))]
+    assert [after[0], after[2]] == before
+    assert [got(folder)["seed"] for folder in run_folders("sweep")] == [1, 2, 3]
+
+
+def test_a_sweep_that_is_refused_whole_leaves_nothing(pds: Callable, verb: Callable) -> None:
+    verb("fake", "raise UserError('no such hat')\n" + DUMP, rest=AFTER)
+    assert pds("fake", "-m", "prompt=x", "seed=1,2", "out=a/sweep").code == 2
+    assert pds("fake", "-m", "prompt=x", "loss=pds,pdz", "out=a/sweep").code == 2
+    assert pds("fake", "-m", "prompt=x", "seed=1,2").code == 2
+    assert {path.name for path in Path().iterdir()} == {"verbs_of_the_test"}
 
 
 def test_joblib_runs_jobs_in_other_processes(tmp_path: Path, verb: Callable) -> None:

@@ -73,10 +73,12 @@ def test_an_edit_leaves_a_complete_run_folder(edit: Edit, loss: str, parametrisa
     found = {str(p.relative_to(run)) for p in run.rglob("*") if p.is_file()}
     renders = ["source_front", "result_front", "truth_front", *(f"edit_{s:06d}_front" for s in
                (0, 4, 6))]  # fmt: skip
-    wanted = {"config.yaml", "environment.json", "metrics.jsonl", "summary.json", "report.html",
-              "strip.png", "checkpoint.safetensors", "exports/result.png",
+    wanted = {"run.json", "config.yaml", "environment.json", "metrics.jsonl", "summary.json",
+              "report.html", "strip.png", "checkpoint.safetensors", "exports/result.png",
               *(f"renders/{name}.png" for name in renders)}  # fmt: skip
-    assert {f for f in found if not f.startswith(".hydra") and not f.endswith(".log")} == wanted
+    assert {f for f in found if not f.startswith(".pds/") and not f.endswith(".log")} == wanted
+    listed = set((run / ".pds/files.txt").read_text().splitlines())
+    assert listed == wanted | {"edit.log"}
     assert [(r["stage"], r["step"]) for r in records(run)] == [("edit", n) for n in range(1, 7)]
     assert {"loss", "loss_ema", "grad_norm", "lr"} <= records(run)[0].keys()
     facts = summary(run)
@@ -123,7 +125,10 @@ def test_a_seed_fixes_the_result(edit: Edit) -> None:
 def test_a_second_run_in_a_folder_replaces_the_first(edit: Edit) -> None:
     assert edit("out=run", "steps=9", "render_every=3").code == 0
     Path("run/notes.txt").write_text("mine")
-    assert edit("out=run", "steps=3", "render_every=3").code == 0
+    refused = edit("out=run", "steps=3", "render_every=3")
+    assert refused.code == 2 and "resume=run" in refused.err and "overwrite=true" in refused.err
+    assert len(records(Path("run"))) == 9
+    assert edit("out=run", "steps=3", "render_every=3", "overwrite=true").code == 0
     assert len(records("run")) == 3
     assert not Path("run/renders/edit_000009_front.png").exists()
     assert Path("run/notes.txt").exists(), "only what pds wrote is removed"

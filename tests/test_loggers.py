@@ -118,6 +118,8 @@ def test_wandb_is_offline_unless_told_and_keeps_stages_apart(
     tmp_path: Path, fake_wandb: Any
 ) -> None:
     logger = WandbLogger(tmp_path, config={"a": 1}, tags=["t"])
+    assert not hasattr(fake_wandb, "kwargs")  # until the run is sure to begin
+    logger.begin()
     assert fake_wandb.kwargs["mode"] == "offline"
     assert fake_wandb.kwargs["config"] == {"a": 1} and fake_wandb.kwargs["tags"] == ["t"]
     logger.log({"stage": "fit", "loss": 1.0}, 9)
@@ -138,7 +140,7 @@ def test_wandb_that_does_not_start_is_a_sentence(tmp_path: Path, fake_wandb: Any
 
     fake_wandb.init = init
     with pytest.raises(UserError, match=r"no API key.*wandb login"):
-        WandbLogger(tmp_path, mode="online")
+        WandbLogger(tmp_path, mode="online").begin()
 
 
 @pytest.mark.parametrize(
@@ -159,6 +161,8 @@ def test_a_missing_package_names_the_command(
 def test_real_tensorboard_writes_events(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     logger = TensorBoardLogger(tmp_path)
+    assert not list(tmp_path.iterdir())  # until the run is sure to begin
+    logger.begin()
     logger.log({"loss": 1.0}, 1)
     logger.image("result", torch.rand(3, 8, 8), 1)
     logger.close()

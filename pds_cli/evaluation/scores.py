@@ -16,6 +16,7 @@ from pds_cli.metrics.clip import Clip
 from pds_cli.metrics.consistency import consistency
 from pds_cli.outcome import mean_scores, similarity
 from pds_cli.path_rendering import load_result, render_path
+from pds_cli.runs.ownership import adopt
 from pds_cli.runs.record import RunRecord, number, read_run
 from pds_cli.scenes.paths import turntable
 
@@ -89,12 +90,8 @@ def _below(folder: Path) -> list[RunRecord]:
     """The edits below a folder, finished or not."""
     names = ("summary.json", "error.txt", "config.yaml")
     places = {path.parent for name in names for path in folder.rglob(name)} - {folder}
-    # What an edit fitted first, and what Hydra notes of it, lie within it.
-    places = {
-        place
-        for place in places
-        if place.name != ".hydra" and (place.name != "fit" or place.parent not in places)
-    }
+    # What an edit fitted first lies within it.
+    places = {place for place in places if (place.name != "fit" or place.parent not in places)}
     return [record for record in map(read_run, sorted(places)) if _is_edit(record)]
 
 
@@ -156,6 +153,7 @@ def score_run(record: RunRecord, clip: Clip | None) -> RunScores:
         _take_over(found)
     kept = {"clip": found.clip, "views": found.views, "scores": found.scores}
     write_text(record.path / FILE, json.dumps(kept, indent=2) + "\n")
+    adopt(record.path / FILE, record.path)
     return found
 
 

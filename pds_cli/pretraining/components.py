@@ -15,8 +15,10 @@ from torch import Tensor
 
 from pds_cli.backbones.embedded import folder_of, load_parts, quiet_loading, words_of
 from pds_cli.backbones.patch_autoencoder import PatchAutoencoder
+from pds_cli.config import check_writable
 from pds_cli.errors import UserError
 from pds_cli.files import write_text
+from pds_cli.runs.ownership import is_free
 
 MAX_WORDS = 30
 
@@ -160,6 +162,35 @@ def _widened(state: dict[str, Tensor], unet: Any) -> dict[str, Tensor]:
     if more <= 0:
         return state
     return {**state, name: torch.cat([weight, weight.new_zeros(len(weight), more, 3, 3)], 1)}
+
+
+_OURS = frozenset(
+    [
+        *("model_index.json", "unet", "text_encoder", "vae", "tokenizer", "scheduler"),
+        *("probe.safetensors", "similarity.safetensors", "samples.png"),
+    ]
+)
+
+
+def check_backbone_target(folder: Path, replaces: bool) -> None:
+    """Refuses to write a backbone where something else is, or over one that should stay.
+
+    Raises:
+        UserError: with what would be right.
+    """
+    if not is_free(folder):
+        there = {path.name for path in folder.iterdir()} if folder.is_dir() else {""}
+        if "model_index.json" not in there and not there <= _OURS:
+            raise UserError(
+                f"into={folder} is not empty, and what is there is no backbone: choose another "
+                "into=<folder>."
+            )
+        if not replaces:
+            raise UserError(
+                f"into={folder} holds a backbone already: choose another into=<folder>, or replace "
+                "that one with overwrite=true."
+            )
+    check_writable(folder, "into")
 
 
 def save_components(parts: Components, folder: Path, dtype: torch.dtype = torch.float16) -> None:

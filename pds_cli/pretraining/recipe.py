@@ -17,12 +17,13 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from pds_cli.backbones.base import resolve_device
-from pds_cli.backbones.embedded import EmbeddedBackbone, EmbeddedInstructModel
+from pds_cli.backbones.embedded import EmbeddedBackbone, EmbeddedInstructModel, folder_of
 from pds_cli.errors import UserError
 from pds_cli.images import write_image
 from pds_cli.pretraining.components import (
     Components,
     build_components,
+    check_backbone_target,
     load_components,
     save_components,
 )
@@ -81,6 +82,21 @@ def check_stages(stages: Sequence[str]) -> None:
     """
     if not stages or any(stage not in STAGES for stage in stages):
         raise UserError(f"stages={list(stages)}: choose from {', '.join(STAGES)}")
+
+
+def check_recipe(cfg: DictConfig) -> None:
+    """Refuses, before hours of work, what would be refused after them.
+
+    Raises:
+        UserError: stages that there are not, a folder `into` that holds something else or cannot
+            be written, or no backbone at `init`.
+    """
+    check_stages(cfg.stages)
+    if cfg.init:
+        folder_of(cfg.init)
+    into = Path(cfg.into)
+    anew = "denoise" in cfg.stages and cfg.init is None and not cfg.get("resume")
+    check_backbone_target(into, replaces=not anew or cfg.get("overwrite", False))
 
 
 class Recipe:
@@ -301,8 +317,7 @@ def pretrain(
     Returns:
         (`done` or `stopped`, seconds of training, held-out scores).
     """
-    check_stages(cfg.stages)
-    RunFolder(cfg.into)  # better to fail now than after hours of training
+    check_recipe(cfg)
     recipe = Recipe(cfg, prepare_data(cfg))
     trainer = Trainer(
         recipe.stages(),
@@ -317,7 +332,7 @@ def pretrain(
     if run.checkpoint.exists():
         trainer.resume()
     else:
-        run.clear()
+        run.restart()
     status = trainer.run()
     if status != "done":
         return status, trainer.seconds, {}

@@ -7,23 +7,17 @@ import math
 import platform
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
 
+from pds_cli.config import overrides
 from pds_cli.errors import UserError
 from pds_cli.files import write_text
+from pds_cli.runs.ownership import claimed, owns
 
-RESULTS = (
-    "metrics.jsonl",
-    "checkpoint.safetensors",
-    "summary.json",
-    "strip.png",
-    "report.html",
-    "eval.json",
-    "error.txt",
-)
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def environment(device: str = "cpu", seed: int | None = None) -> dict[str, Any]:
@@ -98,10 +92,41 @@ class RunFolder:
         """One JSON object a line."""
         return self.path / "metrics.jsonl"
 
-    def clear(self) -> None:
-        """Removes what an earlier run left here, so that a new one does not add to it."""
-        left = [self.path / name for name in RESULTS]
-        for path in [*left, *(self.path / "renders").glob("*_*.png")]:
+    def begin(
+        self, cfg: DictConfig, fingerprint: str = "", *, keep: bool = True, **facts: Any
+    ) -> None:
+        """Everything has been checked and built: the run takes the folder.
+
+        A run that `overwrite=true` replaces is removed, as far as pds wrote it; what stays is
+        named on stderr. Writes `run.json` (version, verb, words, fingerprint) and `config.yaml`.
+
+        Args:
+            fingerprint: of the settings, for a run that can be continued.
+            keep: whether what is there when the run fails is worth keeping.
+            facts: what else `run.json` says.
+        """
+        claim = claimed(self.path)
+        (self.path / "error.txt").unlink(missing_ok=True)  # of a job that was refused before
+        if claim is not None:
+            card = {"words": overrides(), "fingerprint": fingerprint, **facts}
+            left = claim.begin(card, keep=keep)
+            if left:
+                print(
+                    f"pds: kept in {self.path}, as no run wrote it: {', '.join(left)}",
+                    file=sys.stderr,
+                )
+        self.write_config(cfg)
+
+    def go_on(self) -> None:
+        """Everything has been checked and built: the run in the folder goes on."""
+        claim = claimed(self.path)
+        if claim is not None:
+            claim.begun = claim.keep = True
+        (self.path / "error.txt").unlink(missing_ok=True)
+
+    def restart(self) -> None:
+        """Forgets the steps of a run that has no checkpoint, so that it can begin again."""
+        for path in (self.metrics, self.checkpoint):
             path.unlink(missing_ok=True)
 
     def write_config(self, cfg: DictConfig) -> None:
@@ -116,6 +141,7 @@ class RunFolder:
     def log(self, metrics: dict[str, Any]) -> None:
         """Appends a line to `metrics.jsonl`."""
         line = json.dumps(_finite(metrics), ensure_ascii=False, allow_nan=False)
+        owns(self.metrics)
         try:
             with self.metrics.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,9 @@ from typing import Any
 
 from pds_cli.catalogue import did_you_mean
 from pds_cli.errors import UserError
+from pds_cli.overrides import quote_free_text
 from pds_cli.runs.folder import RunFolder, megabytes
+from pds_cli.runs.ownership import Claim, adopt, card_of, owns
 
 JOB_FILE = "job.json"
 
@@ -47,33 +50,51 @@ def edit_job(words: Sequence[str], run: RunFolder) -> dict[str, float]:
     Raises:
         UserError: the job failed, or was killed.
     """
-    facts, summary = _read(run.path / JOB_FILE), _read(run.path / "summary.json")
-    same = facts.get("words") == list(words)
-    memory = float(facts.get("memory_mb", 0.0)) if same else 0.0
+    card, summary = card_of(run.path), _read(run.path / "summary.json")
+    same = card is not None and card.get("verb") == "edit" and _words(card) == _quoted(words)
     if not (same and summary.get("status") == "done"):
-        goes_on = same and run.checkpoint.is_file()
-        run.write_json(JOB_FILE, {"words": list(words), "memory_mb": memory})
-        start = [f"resume={run.path}"] if goes_on else [*words, f"out={run.path}"]
-        memory = max(memory, _run(start, run.path))
-        run.write_json(JOB_FILE, {"words": list(words), "memory_mb": memory})
+        if Claim.current:
+            adopt(run.path, Claim.current[-1].folder)
+        start = [*words, f"out={run.path}", *(["overwrite=true"] if card else [])]
+        memory = _run([f"resume={run.path}"] if same else start, run.path)
+        before = float(_read(run.path / JOB_FILE).get("memory_mb", 0.0)) if same else 0.0
+        run.write_json(JOB_FILE, {"memory_mb": max(before, memory)})
+        adopt(run.path / JOB_FILE, run.path)
         summary = _read(run.path / "summary.json")
+    memory = float(_read(run.path / JOB_FILE).get("memory_mb", 0.0))
     return {"seconds": float(summary.get("seconds", 0.0)), "memory_mb": memory}
+
+
+def _quoted(words: Sequence[str]) -> list[str]:
+    """Words as Hydra keeps them."""
+    return [quote_free_text(word) for word in words]
+
+
+def _words(card: Mapping[str, Any]) -> list[str]:
+    """The words that a run was started with, but for its folder."""
+    words = card.get("words")
+    kept = [str(word) for word in words] if isinstance(words, list) else []
+    return [word for word in kept if not word.startswith(("out=", "overwrite=", "resume="))]
 
 
 def _run(words: Sequence[str], folder: Path) -> float:
     """Runs `pds edit` with these words; returns the peak of its memory in MB."""
-    log = folder / "edit.log"
+    log = folder.with_name(f"{folder.name}.log")  # beside it: the folder is the edit's own
+    owns(log)
     with log.open("w", encoding="utf-8") as output:
         command = [sys.executable, "-m", "pds_cli", "edit", *words]
         child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
         try:
             _, status, usage = os.wait4(child.pid, 0)
         except KeyboardInterrupt:
-            child.wait()  # it was interrupted too, and writes its checkpoint
+            child.send_signal(signal.SIGTERM)  # SIGTERM may have come to us alone
+            child.wait()  # it writes its checkpoint
             raise
     child.returncode = status
     if os.WIFSIGNALED(status):
         raise UserError(f"pds edit {' '.join(words)} was stopped by signal {os.WTERMSIG(status)}")
+    if os.WEXITSTATUS(status) == 130:
+        raise KeyboardInterrupt
     if status:
         last = log.read_text(encoding="utf-8", errors="replace").strip().split("\n")[-1]
         raise UserError(f"pds edit {' '.join(words)} failed; {log} ends with: {last}")

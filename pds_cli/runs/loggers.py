@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from pds_cli.errors import UserError
+from pds_cli.runs.ownership import owns
 from pds_cli.runs.record import number
 
 
@@ -18,6 +19,9 @@ class Logger(Protocol):
         prefixes the names (`edit/loss`), so that stages which count from 0 stay apart.
     image: a picture [3,H,W] in [0,1] (tensor or array), PIL image or path.
     close: writes what is buffered; may be called twice.
+
+    One that also has `begin()` writes nothing before that is called: when it is built, the run
+    may still be refused.
     """
 
     def log(self, metrics: Mapping[str, Any], step: int) -> None: ...
@@ -25,6 +29,12 @@ class Logger(Protocol):
     def image(self, name: str, image: Any, step: int) -> None: ...
 
     def close(self) -> None: ...
+
+
+def begin_logger(logger: Any) -> None:
+    """Lets a logger begin to write, if it waits for that."""
+    if hasattr(logger, "begin"):
+        logger.begin()
 
 
 class NullLogger:
@@ -63,30 +73,46 @@ class TensorBoardLogger:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise missing_package("tensorboard", "tensorboard") from error
+        self._make: Any = SummaryWriter
+        self._writer: Any = None
+        self._closed = False
+        self._folder, self._config, self._flush_secs = Path(folder), config, flush_secs
+
+    def begin(self) -> None:
+        """Makes the folder of event files.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        place = self._folder / "tensorboard"
         try:
-            self._writer: Any = SummaryWriter(
-                str(Path(folder) / "tensorboard"), flush_secs=flush_secs
-            )
+            self._writer = self._make(str(place), flush_secs=self._flush_secs)
         except OSError as error:
             raise UserError(
-                f"cannot write TensorBoard's files into {folder}: {error.strerror or error}"
+                f"cannot write TensorBoard's files into {place}: {error.strerror or error}"
             ) from error
-        if config:
-            self._writer.add_text("config", _indented(config), 0)
+        owns(place)
+        if self._config:
+            self._writer.add_text("config", _indented(self._config), 0)
 
     def log(self, metrics: Mapping[str, Any], step: int) -> None:
-        if self._writer is not None:
+        if self._open():
             for name, value in numbers(metrics).items():
                 self._writer.add_scalar(name, value, step)
 
     def image(self, name: str, image: Any, step: int) -> None:
-        if self._writer is not None:
+        if self._open():
             self._writer.add_image(name, _channels_last(image), step, dataformats="HWC")
+
+    def _open(self) -> bool:
+        if self._writer is None and not self._closed:
+            self.begin()
+        return not self._closed
 
     def close(self) -> None:
         if self._writer is not None:
             self._writer.close()
-        self._writer = None
+        self._writer, self._closed = None, True
 
 
 class WandbLogger:
@@ -95,7 +121,7 @@ class WandbLogger:
     folder: the run folder; files go to `<folder>/wandb`. config: the resolved config.
     mode: offline (upload later with `wandb sync`), online, or disabled.
     project, name, entity, tags: as W&B has them; name None lets W&B invent one.
-    Raises UserError where the package wandb is missing or refuses to start.
+    Raises UserError where the package wandb is missing.
     """
 
     def __init__(
@@ -115,34 +141,48 @@ class WandbLogger:
         except ImportError as error:
             raise missing_package("wandb", "wandb") from error
         self._wandb: Any = wandb
-        Path(folder).mkdir(parents=True, exist_ok=True)
+        self._run: Any = None
+        self._closed = False
+        self._folder = Path(folder)
+        self._options: dict[str, Any] = {
+            "project": project,
+            "name": name,
+            "entity": entity,
+            "tags": list(tags) or None,
+            "mode": mode,
+            "config": dict(config or {}),
+        }
+        self._stages: set[str] = set()
+
+    def begin(self) -> None:
+        """Starts W&B's run.
+
+        Raises:
+            UserError: it refuses to.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
         try:
-            self._run: Any = wandb.init(
-                project=project,
-                name=name,
-                entity=entity,
-                tags=list(tags) or None,
-                mode=mode,
-                dir=str(folder),
-                config=dict(config or {}),
-            )
+            self._run = self._wandb.init(dir=str(self._folder), **self._options)
         except Exception as error:  # wandb's own classes differ from version to version
             raise UserError(
                 f"Weights & Biases did not start: {error}; run `wandb login` first, "
                 "or use logger.mode=offline"
             ) from error
-        self._stages: set[str] = set()
+        if (place := self._folder / "wandb").is_dir():
+            owns(place)
 
     def log(self, metrics: Mapping[str, Any], step: int) -> None:
         self._send(numbers(metrics), step, _stage(metrics))
 
     def image(self, name: str, image: Any, step: int) -> None:
-        if self._run is not None:
+        if not self._closed:
             self._send({name: self._wandb.Image(_channels_last(image))}, step, "renders")
 
     def _send(self, values: dict[str, Any], step: int, stage: str) -> None:
-        if self._run is None or not values:
+        if self._closed or not values:
             return
+        if self._run is None:
+            self.begin()
         # W&B drops values of an earlier step than the last; a step of their own lets stages
         # restart from 0 and a resumed run repeat a few.
         key = f"{stage}/step" if stage else "step"
@@ -154,7 +194,7 @@ class WandbLogger:
     def close(self) -> None:
         if self._run is not None:
             self._run.finish()
-        self._run = None
+        self._run, self._closed = None, True
 
 
 def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -4,32 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from pds_cli.catalogue import shipped_targets
+from pds_cli.config import FREE, GROUP_SCHEMAS, VERB_SCHEMAS, validate
 from pds_cli.errors import UserError
-from pds_cli.instantiate import literal_config
+from pds_cli.instantiate import CONTRACTS, checked_node, literal_config
 from pds_cli.runs.folder import RunFolder
+from pds_cli.runs.ownership import check_card
 
-# Settings that may differ when a run goes on: they change nothing of its result.
-FREE = frozenset(
-    [
-        "resume",
-        "out",
-        "debug",
-        "device",
-        "checkpoint_every",
-        "render_every",
-        "turntable",
-        "log_every",
-        "logger",
-        "allow_modules",
-    ]
-)
 # Never taken from the folder, even where the command line says nothing: a folder that somebody
 # sent must not say which modules to trust.
-OF_THE_COMMAND_LINE = frozenset(["resume", "out", "debug", "allow_modules"])
+OF_THE_COMMAND_LINE = frozenset(["resume", "out", "overwrite", "debug", "allow_modules"])
 
 
 def fingerprint(cfg: DictConfig) -> str:
@@ -40,27 +32,28 @@ def fingerprint(cfg: DictConfig) -> str:
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
-def resumed(cfg: DictConfig, resolved: DictConfig, run: RunFolder) -> DictConfig:
-    """The settings that the run in a folder was started with.
+def resumed(verb: str, cfg: DictConfig, resolved: DictConfig, run: RunFolder) -> DictConfig:
+    """The settings that the run in a folder was started with, checked before any is used.
 
     Args:
+        verb: the verb whose run it must be.
         cfg: the present command line's configuration.
         resolved: the same with recommendations filled in.
 
     Raises:
-        UserError: the folder holds no run, or the command line asks for something that would
-            change its result.
+        UserError: the folder holds no run of this verb and version, its settings are not those
+            that it began with or are none that the verb takes, or the command line asks for
+            something that would change its result.
     """
     from hydra.core.hydra_config import HydraConfig
 
-    path = run.path / "config.yaml"
-    if not path.is_file():
-        raise UserError(f"resume={run.path} holds no config.yaml: it is not the folder of a run")
-    try:
-        saved = literal_config(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, yaml.YAMLError, AssertionError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} cannot be read ({reason}): start a new run") from error
+    card = check_card(run.path, "resume", verb)
+    saved = _read(run.path / "config.yaml")
+    if fingerprint(saved) != card.get("fingerprint"):
+        raise UserError(
+            f"{run.path}/config.yaml is not what the run began with: put it back, or start a new "
+            "run."
+        )
     given = set(OF_THE_COMMAND_LINE)
     for override in HydraConfig.get().overrides.task:
         key = override.split("=", 1)[0].lstrip("+~").split("@")[0].replace("/", ".")
@@ -72,6 +65,70 @@ def resumed(cfg: DictConfig, resolved: DictConfig, run: RunFolder) -> DictConfig
                 f"{key} differs from the run in {run.path}, which cannot be changed midway: "
                 "resume it without that setting, or start a new run"
             )
+    modules = list(saved.get("allow_modules") or [])
     for key in given & set(cfg):
         saved[key] = cfg[key]
+    check_saved(verb, saved, modules, str(run.path))
     return saved
+
+
+def _read(path: Path) -> DictConfig:
+    if not path.is_file():
+        raise UserError(f"{path} is missing: start a new run.")
+    try:
+        return literal_config(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, yaml.YAMLError, AssertionError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} cannot be read ({reason}): start a new run") from error
+
+
+def check_saved(verb: str, saved: DictConfig, modules: Sequence[str], folder: str) -> None:
+    """Checks settings that a folder brought: their types, their ranges, and what they build.
+
+    Args:
+        modules: what the run was allowed to build from; named where it is not allowed now.
+
+    Raises:
+        UserError: naming the first thing that is wrong.
+    """
+    where = f"{folder}/config.yaml"
+    _typed(VERB_SCHEMAS[verb], saved, where)
+    validate(verb, saved)
+    allowed = list(saved.get("allow_modules") or [])
+    for kind, node in _components(saved):
+        target = str(node["_target_"])
+        for option in shipped_targets(kind).get(target, ()):
+            if schema := GROUP_SCHEMAS.get(f"{kind}/{option}"):
+                _typed(schema, literal_config(node), f"{where}, {kind}")
+                break
+        own = [name for name in modules if target == name or target.startswith(f"{name}.")]
+        if own and not set(own) & set(allowed):
+            raise UserError(
+                f"{folder} was made with code of yours ({', '.join(modules)}): if you trust what "
+                f"it holds, add allow_modules=[{','.join(modules)}]."
+            )
+        checked_node(kind, node, allowed)
+
+
+def _components(saved: DictConfig) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(kind, plain node) of all that the settings would have built."""
+    plain = OmegaConf.to_container(saved, resolve=True)
+    assert isinstance(plain, dict)
+    refine = plain.get("refine")
+    nodes = [(kind, plain.get(kind)) for kind in CONTRACTS]
+    nodes.append(("editor", refine.get("editor") if isinstance(refine, dict) else None))
+    for kind, node in nodes:
+        if isinstance(node, dict) and node.get("_target_") is not None:
+            yield kind, node
+
+
+def _typed(schema: type, saved: DictConfig, where: str) -> None:
+    """Refuses values of another type than the schema says; keys beside it are left alone."""
+    typed = OmegaConf.structured(schema)
+    known = {str(key): saved._get_node(key) for key in saved if key in typed}
+    try:
+        OmegaConf.merge(typed, known)
+    except OmegaConfBaseException as error:
+        reason = (str(error).strip().splitlines() or ["it does not fit"])[0]
+        key = f" {error.full_key}" if error.full_key else ""
+        raise UserError(f"{where}:{key} cannot be used ({reason}): start a new run.") from error

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from pds_cli.errors import UserError, check_choice
 from pds_cli.files import atomic_path, write_text
 from pds_cli.progress import Progress
+from pds_cli.runs.ownership import owns
 from pds_cli.scenes.cameras import Camera
 from pds_cli.scenes.colmap import PARAMETERS, camera_of, pycolmap
 
@@ -49,6 +50,7 @@ def import_photos(
     camera_model: str = "OPENCV",
     max_size: int | None = 1600,
     seed: int = 0,
+    begin: Callable[[], None] = lambda: None,
 ) -> Imported:
     """Finds the cameras of photos and writes a scene that `scene=nerfstudio` reads.
 
@@ -62,12 +64,13 @@ def import_photos(
         camera_model: one of the models that `ColmapScene` reads; photos of one size share a
             camera.
         max_size: the longer side of the copies in pixels at most.
+        begin: called when the cameras are found, before the scene is written.
 
     Raises:
-        UserError: no photos there, `out` holds a scene already, pycolmap is missing, or the photos
+        UserError: no photos there, pycolmap is missing, or the photos
             could not be placed.
     """
-    _check(matching, camera_model, out)
+    _check(matching, camera_model)
     photos = photo_files(folder)
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=".import_") as scratch:
@@ -78,15 +81,14 @@ def import_photos(
         _features(database, images, groups, camera_model, seed)
         _matches(database, list(_pairs(names, overlap if matching == "sequential" else None)))
         model = _mapped(database, images, Path(scratch), names)
+        begin()
         return _write(out, images, model, names)
 
 
-def _check(matching: str, camera_model: str, out: Path) -> None:
+def _check(matching: str, camera_model: str) -> None:
     check_choice("matching", matching, MATCHINGS)
     check_choice("camera_model", camera_model, PARAMETERS)
     pycolmap()  # its absence is said before anything is copied
-    if (out / "transforms.json").exists() or (out / "images").exists():
-        raise UserError(f"{out} holds a scene already: choose another folder with out=<folder>")
 
 
 def photo_files(folder: str | os.PathLike[str]) -> list[Path]:
@@ -259,6 +261,8 @@ def _write(out: Path, images: Path, model: Any, names: Sequence[str]) -> Importe
     model_folder = out / "sparse" / "0"
     model_folder.mkdir(parents=True, exist_ok=True)
     model.write(model_folder)
+    for path in [*model_folder.iterdir(), *(out / "images" / name for name in placed)]:
+        owns(path)
     os.replace(images, out / "images")
     transforms = {
         "camera_model": "OPENCV",

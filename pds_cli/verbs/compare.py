@@ -10,7 +10,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from pds_cli.config import run_folder
+from pds_cli.config import choice, run_folder
 from pds_cli.errors import UserError
 
 HELP = "set runs side by side on one page, or run a benchmark"
@@ -27,7 +27,9 @@ def main(cfg: DictConfig) -> Path:
         )
     if cfg.benchmark is None:
         from pds_cli.runs.compare import write_comparison
+        from pds_cli.runs.folder import RunFolder
 
+        RunFolder(run_folder()).begin(cfg, keep=False)
         page = write_comparison([Path(run) for run in cfg.runs], run_folder())
         print(f"comparison: {page}")
         return page
@@ -35,9 +37,9 @@ def main(cfg: DictConfig) -> Path:
     from pds_cli.runs.folder import RunFolder, environment
 
     run = RunFolder(run_folder())
-    run.write_config(cfg)
     benchmark = instantiate("benchmark", cfg.benchmark, allow_modules=list(cfg.allow_modules))
     backbone = instantiate("backbone", cfg.backbone, allow_modules=list(cfg.allow_modules))
+    run.begin(cfg, benchmark=choice("benchmark"))
     run.write_json("environment.json", environment(str(backbone.device), cfg.seed))
     table: Path = benchmark.run(backbone, run)
     print(table.read_text(encoding="utf-8"))

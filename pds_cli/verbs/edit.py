@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from pds_cli.config import choice, method_of, overrides, run_folder
 from pds_cli.errors import UserError
+from pds_cli.files import write_text
 from pds_cli.instantiate import resolve_config
+from pds_cli.interrupts import raise_if_seen
 
 if TYPE_CHECKING:
     from pds_cli.backbones.base import Backbone, Text
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 HELP = "edit what a scene shows, by text, and keep the rest"
 CONFIG = "edit"
+RESUMES = True
 METHOD = ("loss", "editor")
 DATASET_UPDATE = "pds_cli.dataset_update.DatasetUpdateObjective"
 # Whose options the run folder names, for reports and comparisons.
@@ -37,18 +40,22 @@ DEFAULTS = {"guidance": 7.5, "source_guidance": None, "steps": 500, "lr": 0.02}
 def main(cfg: DictConfig) -> Path:
     """Runs an edit in its run folder; returns the path of the report."""
     from pds_cli.runs.folder import RunFolder
-    from pds_cli.runs.settings import resumed
+    from pds_cli.runs.settings import fingerprint, resumed
 
     run = RunFolder(run_folder())
     settings = resolved(cfg)
-    cfg = resumed(cfg, settings, run) if cfg.resume else settings
-    error_file = run.path / "error.txt"
-    error_file.unlink(missing_ok=True)
+    cfg = resumed(CONFIG, cfg, settings, run) if cfg.resume else settings
+    edit = prepare(cfg, run)
+    if cfg.resume:
+        run.go_on()
+    else:
+        run.begin(cfg, fingerprint(cfg))
     try:
-        return _edit(cfg, run, resume=bool(cfg.resume))
+        return _edit(cfg, run, edit)
     except Exception as error:
-        with suppress(OSError):  # a full disk must not hide what went wrong
-            error_file.write_text(f"{error}\n", encoding="utf-8")
+        raise_if_seen()  # what a signal broke is no failure
+        with suppress(OSError, UserError):  # a full disk must not hide what went wrong
+            write_text(run.path / "error.txt", f"{error}\n")
         raise
 
 
@@ -127,38 +134,67 @@ def _recommended(cfg: DictConfig) -> DictConfig | dict[str, Any]:
 # --- the edit ------------------------------------------------------------------------------------
 
 
-def _edit(cfg: DictConfig, run: RunFolder, resume: bool) -> Path:
+@dataclass
+class Edit:
+    """What an edit works on, built and checked, before anything is written."""
+
+    scene: Scene
+    backbone: Backbone
+    representation: Representation
+    trainer: Trainer
+    logger: Any
+
+
+def prepare(cfg: DictConfig, run: RunFolder) -> Edit:
+    """Builds everything, cheap things first, so that what can be refused is refused now.
+
+    Raises:
+        UserError: whatever is wrong with the settings, or missing.
+    """
     import torch
 
+    from pds_cli.backbones.base import resolve_device
     from pds_cli.instantiate import instantiate
-    from pds_cli.runs.folder import environment
-    from pds_cli.runs.report import write_report
+    from pds_cli.runs.checkpoint import load_checkpoint
+    from pds_cli.trainer import check_optimizer
 
-    if not resume:
-        run.clear()
-        run.write_config(cfg)
-    torch.manual_seed(cfg.seed)  # for parts that start from noise
     allow = list(cfg.allow_modules)
+    resolve_device(cfg.device)
+    if cfg.resume and run.checkpoint.is_file():
+        load_checkpoint(run.checkpoint)  # one that is damaged is refused before the fit
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    logger = instantiate("logger", cfg.logger, folder=run.path, config=plain, allow_modules=allow)
+    check_optimizer(cfg.optimizer, cfg.lr, allow)
+    torch.manual_seed(cfg.seed)  # for parts that start from noise
     scene = instantiate("scene", cfg.scene, allow_modules=allow)
     backbone = instantiate("backbone", cfg.backbone, allow_modules=allow)
     warn_unknown_words(backbone, cfg.prompt, scene.source_prompt, cfg.suffix)
     representation = instantiate(
         "representation", cfg.representation, scene, backbone, allow_modules=allow
     )
-    if not resume:
-        facts = environment(str(backbone.device), cfg.seed)
-        run.write_json("environment.json", {**facts, "choices": chosen()})
-    # A run that was stopped during its fit has no checkpoint of its own yet.
-    fitting = not run.checkpoint.is_file() and (run.path / "fit").is_dir()
-    _fit(cfg, run, scene, representation)
-    plain = OmegaConf.to_container(cfg, resolve=True)
-    logger = instantiate("logger", cfg.logger, folder=run.path, config=plain, allow_modules=allow)
     trainer = _trainer(cfg, run, scene, backbone, representation, logger)
-    if resume and not fitting:
+    return Edit(scene, backbone, representation, trainer, logger)
+
+
+def _edit(cfg: DictConfig, run: RunFolder, edit: Edit) -> Path:
+    from pds_cli.runs.folder import environment
+    from pds_cli.runs.loggers import begin_logger
+    from pds_cli.runs.report import write_report
+
+    if not cfg.resume:
+        facts = environment(str(edit.backbone.device), cfg.seed)
+        run.write_json("environment.json", {**facts, "choices": chosen()})
+    begin_logger(edit.logger)
+    _fit(cfg, run, edit.scene, edit.representation)
+    trainer = edit.trainer
+    if cfg.resume and run.checkpoint.is_file():
         trainer.resume()
+    elif cfg.resume:
+        print("pds: this run has no checkpoint yet: it begins again", file=sys.stderr)
+        run.restart()
     status = trainer.run()
-    _finish(cfg, run, scene, representation, trainer, status)
-    logger.close()
+    _finish(cfg, run, edit.scene, edit.representation, trainer, status)
+    edit.logger.close()
     report = write_report(run.path)
     print(f"report: {report}")
     if status == "stopped":

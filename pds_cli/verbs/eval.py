@@ -49,7 +49,7 @@ def main(cfg: DictConfig) -> Path:
         raise UserError("none of these runs could be scored; see above")
     text = markdown(runs)
     folder = RunFolder(run_folder())
-    folder.write_config(cfg)
+    folder.begin(cfg, keep=False)
     each = [
         {"run": str(run.record.path), "method": run.method, "views": run.views, **run.scores}
         for run in runs

@@ -31,10 +31,12 @@ def main(cfg: DictConfig) -> Path:
     from pds_cli.exporting import write_cameras, write_mesh, write_point_cloud
     from pds_cli.path_rendering import load_result
     from pds_cli.runs.folder import RunFolder
+    from pds_cli.runs.ownership import adopt
 
     representation = load_result(cfg.run, cfg.device)
     run = RunFolder(run_folder())
-    run.write_config(cfg)
+    run.begin(cfg, keep=False)
+    adopt(run.path, Path(cfg.run))
     if cfg.format == "mesh":
         files, what = write_mesh(
             run.path,

@@ -9,6 +9,7 @@ written as a folder, for edits whose prompts carry the word:
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,33 +19,43 @@ from pds_cli.config import run_folder
 from pds_cli.errors import UserError, check_choice
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from pds_cli.runs.folder import RunFolder
 
 HELP = "teach a backbone a subject from a few pictures (DreamBooth, LoRA or full)"
 CONFIG = "finetune"
+RESUMES = True
 LR = {"lora": 1e-4, "full": 5e-6}
 
 
 def main(cfg: DictConfig) -> Path:
     """Trains, and writes the backbone; returns its folder."""
+    from pds_cli.backbones.base import resolve_device
     from pds_cli.finetuning import METHODS
     from pds_cli.instantiate import resolve_config
+    from pds_cli.pretraining.components import check_backbone_target
     from pds_cli.runs.folder import RunFolder, environment
-    from pds_cli.runs.settings import resumed
+    from pds_cli.runs.settings import fingerprint, resumed
 
     run = RunFolder(run_folder())
     for key in ("images", "prompt"):
         if cfg.resume and OmegaConf.is_missing(cfg, key):
             cfg[key] = ""  # the run that goes on has one
     settings = resolve_config(cfg)
-    cfg = resumed(cfg, settings, run) if cfg.resume else settings
+    cfg = resumed(CONFIG, cfg, settings, run) if cfg.resume else settings
     check_choice("method", cfg.method, METHODS)
+    resolve_device(cfg.device)
+    if cfg.into:
+        check_backbone_target(Path(cfg.into), replaces=bool(cfg.overwrite or cfg.resume))
     backbone = _backbone(cfg)
-    if not cfg.resume:
-        run.clear()
-        run.write_config(cfg)
+    pictures = _pictures(cfg, backbone)
+    if cfg.resume:
+        run.go_on()
+    else:
+        run.begin(cfg, fingerprint(cfg))
         run.write_json("environment.json", environment(str(backbone.device), cfg.seed))
-    return _train(cfg, run, backbone)
+    return _train(cfg, run, backbone, pictures)
 
 
 def _backbone(cfg: DictConfig) -> Any:
@@ -56,7 +67,7 @@ def _backbone(cfg: DictConfig) -> Any:
     return instantiate("backbone", cfg.backbone, allow_modules=list(cfg.allow_modules))
 
 
-def _train(cfg: DictConfig, run: RunFolder, backbone: Any) -> Path:
+def _train(cfg: DictConfig, run: RunFolder, backbone: Any, pictures: Tensor) -> Path:
     import torch
 
     from pds_cli.finetuning import preview_sheet, save_backbone, trainable_unet
@@ -66,7 +77,7 @@ def _train(cfg: DictConfig, run: RunFolder, backbone: Any) -> Path:
     from pds_cli.verbs.sample import recommended_guidance
 
     guidance = recommended_guidance(cfg.backbone)
-    data, words = _data(cfg, run, backbone, guidance)
+    data, words = _data(cfg, run, backbone, pictures, guidance)
     unet = trainable_unet(backbone, cfg.method, cfg.rank)
     lr = LR[cfg.method] if cfg.lr is None else cfg.lr
     stage = Stage(
@@ -81,8 +92,11 @@ def _train(cfg: DictConfig, run: RunFolder, backbone: Any) -> Path:
         [stage], run, seed=cfg.seed, checkpoint_every=cfg.checkpoint_every,
         fingerprint=fingerprint(cfg),
     )  # fmt: skip
-    if cfg.resume:
+    if cfg.resume and run.checkpoint.is_file():
         trainer.resume()
+    elif cfg.resume:
+        print("pds: this run has no checkpoint yet: it begins again", file=sys.stderr)
+        run.restart()
     if trainer.run() == "stopped":
         print(f"stopped at step {trainer.step}; go on with: pds finetune resume={run.path}")
         raise KeyboardInterrupt
@@ -101,18 +115,24 @@ def _train(cfg: DictConfig, run: RunFolder, backbone: Any) -> Path:
     return folder
 
 
+def _pictures(cfg: DictConfig, backbone: Any) -> Tensor:
+    """The subject's pictures [N,3,H,W], read before anything is written."""
+    from pds_cli.finetuning import read_pictures
+
+    if cfg.class_prompt is not None and cfg.class_prompt == cfg.prompt:
+        raise UserError("prompt must say more than class_prompt: a word that is the subject's own")
+    return read_pictures(cfg.images, backbone.resolution).to(backbone.device)
+
+
 def _data(
-    cfg: DictConfig, run: RunFolder, backbone: Any, guidance: float
+    cfg: DictConfig, run: RunFolder, backbone: Any, pictures: Tensor, guidance: float
 ) -> tuple[dict[str, Any], list[str]]:
     """Latents and encoded prompts, of the subject and of its class, and what words are new."""
     import torch
 
-    from pds_cli.finetuning import add_words, class_latents, read_pictures
+    from pds_cli.finetuning import add_words, class_latents
     from pds_cli.runs.sheets import contact_sheet, save_image
 
-    if cfg.class_prompt is not None and cfg.class_prompt == cfg.prompt:
-        raise UserError("prompt must say more than class_prompt: a word that is the subject's own")
-    pictures = read_pictures(cfg.images, backbone.resolution).to(backbone.device)
     # Samples of the class come before the new word is read and before anything is trained.
     data: dict[str, Any] = {}
     if cfg.class_prompt:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 HELP = "reconstruct a 3D scene from posed images"
 CONFIG = "fit"
+RESUMES = True
 NO_FIT = "this representation needs no fit; pds fit is for 3D scenes: representation=nerf"
 
 
@@ -33,22 +34,24 @@ def main(cfg: DictConfig) -> Path:
     from pds_cli.instantiate import instantiate, resolve_config
     from pds_cli.runs.folder import RunFolder, environment
     from pds_cli.runs.report import write_report
-    from pds_cli.runs.settings import resumed
+    from pds_cli.runs.settings import fingerprint, resumed
 
     run = RunFolder(run_folder())
     settings = resolve_config(cfg)
-    cfg = resumed(cfg, settings, run) if cfg.resume else settings
+    cfg = resumed(CONFIG, cfg, settings, run) if cfg.resume else settings
     allow = list(cfg.allow_modules)
-    if not cfg.resume:
-        run.clear()
-        run.write_config(cfg)
+    device = _Device(cfg.device)
     torch.manual_seed(cfg.seed)  # the first weights
     scene = instantiate("scene", cfg.scene, allow_modules=allow)
     representation = instantiate(
-        "representation", cfg.representation, scene, _Device(cfg.device), allow_modules=allow
+        "representation", cfg.representation, scene, device, allow_modules=allow
     )
     if representation.fit_settings is None:
         raise UserError(NO_FIT)
+    if cfg.resume:
+        run.go_on()
+    else:
+        run.begin(cfg, fingerprint(cfg))
     run.write_json("environment.json", environment(str(representation.device), cfg.seed))
     done = ensure_fit(
         scene,

@@ -19,6 +19,7 @@ def main(cfg: DictConfig) -> Path:
     from pds_cli.scenes.sfm import import_photos
 
     out = run_folder()
+    run = RunFolder(out)
     found = import_photos(
         cfg.images,
         out,
@@ -27,9 +28,8 @@ def main(cfg: DictConfig) -> Path:
         camera_model=cfg.camera_model,
         max_size=cfg.max_size,
         seed=cfg.seed,
+        begin=lambda: run.begin(cfg, keep=False),
     )
-    run = RunFolder(out)
-    run.write_config(cfg)
     run.write_json(
         "summary.json", {"verb": "import", "status": "done", **dataclasses.asdict(found)}
     )

@@ -10,24 +10,24 @@ from pds_cli.config import run_folder
 
 HELP = "train an embedded backbone: on toybox renders, or captioned images of your own"
 CONFIG = "pretrain"
+RESUMES = True
 
 
 def main(cfg: DictConfig) -> Path:
     """Runs the recipe; returns the backbone folder."""
     from pds_cli.backbones.base import resolve_device
     from pds_cli.instantiate import instantiate
-    from pds_cli.pretraining.recipe import pretrain
+    from pds_cli.pretraining.recipe import check_recipe, pretrain
     from pds_cli.runs.folder import RunFolder, environment
+    from pds_cli.runs.loggers import begin_logger
     from pds_cli.runs.report import write_report
-    from pds_cli.runs.settings import resumed
+    from pds_cli.runs.settings import fingerprint, resumed
 
     run = RunFolder(run_folder())
     if cfg.resume:
-        cfg = resumed(cfg, cfg, run)
-    else:
-        run.clear()
-        run.write_config(cfg)
-        run.write_json("environment.json", environment(str(resolve_device(cfg.device)), cfg.seed))
+        cfg = resumed(CONFIG, cfg, cfg, run)
+    device = resolve_device(cfg.device)
+    check_recipe(cfg)
     logger = instantiate(
         "logger",
         cfg.logger,
@@ -35,6 +35,12 @@ def main(cfg: DictConfig) -> Path:
         config=OmegaConf.to_container(cfg, resolve=True),
         allow_modules=list(cfg.allow_modules),
     )
+    if cfg.resume:
+        run.go_on()
+    else:
+        run.begin(cfg, fingerprint(cfg))
+        run.write_json("environment.json", environment(str(device), cfg.seed))
+    begin_logger(logger)
     status, seconds, scores = pretrain(cfg, run, [logger])
     logger.close()
     summary = {"verb": "pretrain", "seconds": seconds, "status": status, "metrics": scores}

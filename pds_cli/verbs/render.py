@@ -21,6 +21,7 @@ def main(cfg: DictConfig) -> Path:
     """Writes the pictures and films; returns the folder."""
     from pds_cli.path_rendering import load_result, write_renders
     from pds_cli.runs.folder import RunFolder
+    from pds_cli.runs.ownership import adopt
     from pds_cli.scenes.paths import camera_path
 
     representation = load_result(cfg.run, cfg.device)
@@ -35,7 +36,8 @@ def main(cfg: DictConfig) -> Path:
         sweep=cfg.sweep,
     )
     run = RunFolder(run_folder())
-    run.write_config(cfg)
+    run.begin(cfg, keep=False)
+    adopt(run.path, Path(cfg.run))
     films = write_renders(run.path, representation, cameras, fps=cfg.fps, depth=cfg.depth)
     summary = {"verb": "render", "run": cfg.run, "path": cfg.path, "frames": len(cameras)}
     run.write_json("summary.json", {**summary, "status": "done"})

@@ -68,7 +68,7 @@ def _write(folder: Path, images: Tensor, cfg: DictConfig, guidance: float) -> Pa
     if images.shape[1] != 3:
         raise UserError("this backbone draws no images: choose another with backbone=<name>.")
     run = RunFolder(folder)
-    run.write_config(cfg)
+    run.begin(cfg, keep=False)
     for number, image in enumerate(images):
         save_image(image, folder / "samples" / f"{number:03d}.png")
     columns = min(len(images), 8)

@@ -44,8 +44,8 @@ def _make(cfg: DictConfig) -> Path:
     for reason in wrong:
         print(f"pds study: skipped: {reason}", file=sys.stderr)
     folder = RunFolder(run_folder())
+    folder.begin(cfg, keep=False)
     page = write_study(found, folder.path, question=cfg.question, seed=cfg.seed)
-    folder.write_config(cfg)
     print(f"to send: {page}\nto keep: {folder.path / 'key.json'}")
     return page
 
@@ -66,7 +66,7 @@ def _collect(cfg: DictConfig) -> Path:
     for reason in wrong:
         print(f"pds study: skipped: {reason}", file=sys.stderr)
     folder = RunFolder(run_folder())
-    folder.write_config(cfg)
+    folder.begin(cfg, keep=False)
     folder.write_json("results.json", preferences(answers))
     table = write_text(folder.path / "table.md", markdown(answers))
     print(table.read_text(encoding="utf-8"))
