@@ -13,6 +13,7 @@ from pds_cli.errors import UserError
 from pds_cli.representations.svg.drawing import Drawing, read_drawing
 from pds_cli.scenes.base import Scene, View
 
+_MOST_SAID = 20
 SAMPLES = Path(__file__).parents[1] / "data" / "svg"
 
 
@@ -52,7 +53,10 @@ class SVGScene(Scene):
         self.source_prompt = said
         if not self.drawing.shapes:
             raise UserError(f"{path} draws nothing that can be edited: it has no filled shapes")
-        for warning in self.drawing.warnings:
+        warnings = self.drawing.warnings
+        more = len(warnings) - _MOST_SAID
+        rest = [f"and {more} things more"] if more > 0 else []
+        for warning in [*warnings[:_MOST_SAID], *rest]:
             print(f"pds: {path}: {warning}", file=sys.stderr)
         self._views = [View(Path(path).stem, self._picture(size))]
 
