@@ -20,6 +20,7 @@ from pds_cli.representations.svg.drawing import (
     write_drawing,
 )
 from pds_cli.representations.svg.rasterise import compiled
+from pds_cli.scenes.svg import SVGScene
 
 R = '<rect x="10" y="10" width="50" height="40"'
 C = '<circle cx="60" cy="60" r="30"'
@@ -583,3 +584,30 @@ def test_numbers_that_make_no_sense_leave_a_picture(element: str) -> None:
             drawing = parse_drawing(page(body).encode())
             assert np.isfinite(by_pds(drawing, 16, 16)).all(), (pattern, odd)
             assert not re.search(r"\b(nan|inf)\b", written(drawing)), (pattern, odd)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("a" * 5000 + ".svg", "can not be read"),
+        ("~nobody-of-that-name/a.svg", "can not be read"),
+        ("thin.svg", "256×3 pixels large with scene.size=256"),
+    ],
+)
+def test_files_that_are_none_and_pictures_that_are_too_thin(
+    name: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("thin.svg").write_text(page(P, 'viewBox="0 0 900 9"'))
+    with pytest.raises(UserError, match=reason):
+        SVGScene(name, "a thing")
+
+
+def test_templates_and_their_groups_are_not_written() -> None:
+    body = (
+        '<defs><g id="t"><path id="p" d="M0 0H9V9Z"/></g><g id="u"><linearGradient id="l">'
+        f'{STOPS}</linearGradient></g></defs><use href="#t"/><path fill="url(#l)" d="M0 0H9V9Z"/>'
+    )
+    root = etree.fromstring(written(parse_drawing(page(body).encode())).encode())
+    ids = [e.get("id") for e in root.iter() if e.get("id")]
+    assert ids == ["u", "l", "t-2", "p-2"]

@@ -781,8 +781,10 @@ class _Walk:
                 else:
                     remove(child)
         for defs in list(root.iter(SVG + "defs")):
-            if len(defs) == 0:
-                remove(defs)
+            # Groups in it are of templates, and the drawing's own definitions may be in them.
+            for element in reversed(list(defs.iter(SVG + "defs", SVG + "g", SVG + "a"))):
+                if len(element) == 0:
+                    remove(element)
 
     def gather(self, kept: set[etree._Element]) -> None:
         """Brings definitions that are used out of what is left out."""
