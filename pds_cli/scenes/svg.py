@@ -10,9 +10,11 @@ from pathlib import Path
 import torch
 
 from pds_cli.errors import UserError
+from pds_cli.metrics.ssim import WINDOW
 from pds_cli.representations.svg.drawing import Drawing, read_drawing
 from pds_cli.scenes.base import Scene, View
 
+_MOST_SAID = 20
 SAMPLES = Path(__file__).parents[1] / "data" / "svg"
 
 
@@ -30,7 +32,8 @@ class SVGScene(Scene):
         drawing: what the file draws.
 
     Raises:
-        UserError: no path, no source prompt and no title, or a file that `read_drawing` refuses.
+        UserError: no path, no source prompt and no title, a file that `read_drawing` refuses, or a
+            picture too small to be compared.
     """
 
     def __init__(
@@ -41,8 +44,8 @@ class SVGScene(Scene):
     ) -> None:
         if path is None or not os.fspath(path).strip():
             raise UserError("scene.path=… is needed: the drawing to edit, e.g. scene.path=cat.svg")
-        sample = SAMPLES / f"{os.fspath(path)}.svg"
-        self.drawing: Drawing = read_drawing(sample if sample.is_file() else path)
+        samples = {sample.stem: sample for sample in SAMPLES.glob("*.svg")}
+        self.drawing: Drawing = read_drawing(samples.get(os.fspath(path), path))
         said = self.drawing.title if source_prompt is None else source_prompt.strip()
         if not said:
             raise UserError(
@@ -52,7 +55,16 @@ class SVGScene(Scene):
         self.source_prompt = said
         if not self.drawing.shapes:
             raise UserError(f"{path} draws nothing that can be edited: it has no filled shapes")
-        for warning in self.drawing.warnings:
+        width, height = self.drawing.pixels(size)
+        if min(width, height) < WINDOW:
+            raise UserError(
+                f"{path} is {width}×{height} pixels large with scene.size={size}; results are "
+                f"compared from {WINDOW}×{WINDOW} on: enlarge scene.size, or the drawing"
+            )
+        warnings = self.drawing.warnings
+        more = len(warnings) - _MOST_SAID
+        rest = [f"and {more} things more"] if more > 0 else []
+        for warning in [*warnings[:_MOST_SAID], *rest]:
             print(f"pds: {path}: {warning}", file=sys.stderr)
         self._views = [View(Path(path).stem, self._picture(size))]
 

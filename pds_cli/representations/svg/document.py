@@ -9,78 +9,56 @@ from __future__ import annotations
 import copy
 import os
 from pathlib import Path
-from typing import Any
 
 from lxml import etree
 
 from pds_cli.errors import UserError
+from pds_cli.representations.svg.cleaning import SVG, XLINK_HREF, clean, named, remove
+from pds_cli.representations.svg.styles import apply_styles, remember
+from pds_cli.representations.svg.values import length, view_box
 
-SVG = "{http://www.w3.org/2000/svg}"
-XLINK_HREF = "{http://www.w3.org/1999/xlink}href"
 MAX_BYTES = 16 * 2**20
 MAX_ELEMENTS = 50_000
-# What a style sheet or a `style` attribute may set; everything else in them is dropped.
-PROPERTIES = frozenset(
-    [
-        "clip-path",
-        "clip-rule",
-        "color",
-        "display",
-        "fill",
-        "fill-opacity",
-        "fill-rule",
-        "filter",
-        "marker-end",
-        "marker-mid",
-        "marker-start",
-        "mask",
-        "mix-blend-mode",
-        "opacity",
-        "overflow",
-        "paint-order",
-        "stop-color",
-        "stop-opacity",
-        "stroke",
-        "stroke-dasharray",
-        "stroke-dashoffset",
-        "stroke-linecap",
-        "stroke-linejoin",
-        "stroke-miterlimit",
-        "stroke-opacity",
-        "stroke-width",
-        "transform",
-        "vector-effect",
-        "visibility",
-    ]
-)
+# Characters of all attributes once every `use` is a copy.
+_MOST_TEXT = 2 * MAX_BYTES
+_DEEPEST = 400
 
 
-def read_document(path: str | os.PathLike[str]) -> etree._Element:
-    """The root of a file, normalised as the module says.
+def read_document(path: str | os.PathLike[str]) -> tuple[etree._Element, list[str]]:
+    """The root of a file, normalised as the module says, and what was left out of it.
 
     No entity is expanded, no other file is read and nothing is fetched.
 
     Raises:
-        UserError: no such file, over `MAX_BYTES`, not XML, not SVG, entities, or more than
-            `MAX_ELEMENTS` elements once every `use` is a copy.
+        UserError: no such file, over `MAX_BYTES`, not XML, not SVG, entities, nested too deep, or
+            more than `MAX_ELEMENTS` elements once every `use` is a copy.
     """
-    path = Path(path).expanduser()
-    return parse_document(_read(path), str(path))
+    return parse_document(_read(os.fspath(path)), os.fspath(path))
 
 
-def parse_document(text: bytes, path: str) -> etree._Element:
+def parse_document(text: bytes, path: str) -> tuple[etree._Element, list[str]]:
     """The same for a document in memory; `path` is what errors call it."""
     root = _parse(text, path)
     if root.tag != SVG + "svg":
         if root.tag != "svg":
             raise UserError(f"{path} is XML, but its root is <{root.tag}>, not <svg>")
         _adopt(root)
-    for node in list(root.iter()):
-        if not isinstance(node.tag, str):  # comments and processing instructions
-            _remove(node)
-    _apply_styles(root)
-    _resolve_uses(root, path)
-    return root
+    if sum(1 for _ in root.iter()) > MAX_ELEMENTS:
+        raise UserError(f"{path} has more than {MAX_ELEMENTS} elements: simplify the drawing")
+    warnings: list[str] = []
+    try:
+        removed = clean(root)
+        apply_styles(root, warnings, removed)
+        _remove_groups_in_clips(root, warnings)
+        _resolve_uses(root, path, warnings)
+    except RecursionError as error:
+        raise UserError(f"{path} is nested too deep: simplify the drawing") from error
+    except UserError as error:
+        said = str(error)
+        raise UserError(said if said.startswith(path) else f"{path}: {said}") from error
+    if removed:
+        warnings.insert(0, f"removed, as a browser would run or fetch it: {named(removed)}")
+    return root, warnings
 
 
 def href(element: etree._Element) -> str | None:
@@ -107,7 +85,15 @@ def local(element: etree._Element) -> str:
 # --- parsing -------------------------------------------------------------------------------------
 
 
-def _read(path: Path) -> bytes:
+def _read(name: str) -> bytes:
+    try:
+        return _bytes(Path(name).expanduser())
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{name!r} can not be read: {reason}") from error
+
+
+def _bytes(path: Path) -> bytes:
     if not path.exists():
         raise UserError(f"no such file: {path}")
     if not path.is_file():
@@ -146,102 +132,85 @@ def _adopt(root: etree._Element) -> None:
             element.tag = SVG + element.tag
 
 
-def _remove(node: etree._Element) -> None:
-    """Takes a node out of its tree, and nothing beside it."""
-    parent = node.getparent()
-    if parent is not None:
-        node.tail = None
-        parent.remove(node)
-
-
-# --- style sheets --------------------------------------------------------------------------------
-
-
-def _apply_styles(root: etree._Element) -> None:
-    """Writes what style sheets and `style` attributes say as plain attributes."""
-    import cssselect2
-    import tinycss2
-
-    matcher = cssselect2.Matcher()
-    sheets = [e for e in root.iter(SVG + "style") if e.get("type", "text/css") == "text/css"]
-    for sheet in sheets:
-        rules = tinycss2.parse_stylesheet(sheet.text or "", True, True)
-        for rule in (r for r in rules if r.type == "qualified-rule"):
-            try:
-                selectors = cssselect2.compile_selector_list(rule.prelude)
-            except cssselect2.SelectorError:
-                continue
-            declared = _declarations(rule.content)
-            for selector in selectors:
-                if selector.pseudo_element is None:
-                    matcher.add_selector(selector, declared)
-    rules_exist = bool(matcher.order)
-    wrapped = cssselect2.ElementWrapper.from_xml_root(root) if rules_exist else None
-    for item in wrapped.iter_subtree() if wrapped is not None else []:
-        for *_, declared in sorted(matcher.match(item), key=lambda match: match[:2]):
-            _set(item.etree_element, declared)
-    for element in root.iter():
-        if element.get("style"):
-            _set(element, _declarations(element.get("style")))
-            del element.attrib["style"]
-    for sheet in list(root.iter(SVG + "style")):
-        _remove(sheet)
-
-
-def _declarations(source: Any) -> dict[str, str]:
-    import tinycss2
-
-    found: dict[str, str] = {}
-    parsed = tinycss2.parse_blocks_contents(source, True, True)
-    # `!important` wins within a block; between blocks it is rare enough to be left out.
-    for d in sorted(
-        (d for d in parsed if d.type == "declaration"), key=lambda d: bool(d.important)
-    ):
-        if d.lower_name in PROPERTIES:
-            found[d.lower_name] = tinycss2.serialize(d.value).strip()
-    return found
-
-
-def _set(element: etree._Element, declared: dict[str, str]) -> None:
-    for name, value in declared.items():
-        element.set(name, value)
-
-
 # --- use -----------------------------------------------------------------------------------------
 
 
-def _resolve_uses(root: etree._Element, path: str) -> None:
-    ids, taken = by_id(root), set(by_id(root))
-    count = sum(1 for _ in root.iter())
+def _remove_groups_in_clips(root: etree._Element, warnings: list[str]) -> None:
+    """Takes away groups that clip paths may not have, before uses become groups."""
+    for clip in root.iter(SVG + "clipPath"):
+        for child in [c for c in clip if local(c) in ("g", "svg", "a", "switch", "symbol")]:
+            remember(warnings, f"<{local(child)}> in a clipPath clips nothing, and is left out")
+            remove(child)
+
+
+def _resolve_uses(root: etree._Element, path: str, warnings: list[str]) -> None:
+    ids = by_id(root)
+    taken = dict.fromkeys(ids, 2)
+    whole = _whole(root)
+    count, text = _amount(root)
     # Copies can hold uses again; `inside` says from which ids a copy comes, to see circles.
     waiting = [(use, frozenset[str]()) for use in root.iter(SVG + "use")]
     while True:
-        if count > MAX_ELEMENTS:
+        if count > MAX_ELEMENTS or text > _MOST_TEXT:
+            much = (
+                f"{MAX_ELEMENTS} elements" if count > MAX_ELEMENTS else f"{_MOST_TEXT} characters"
+            )
             raise UserError(
-                f"{path} has more than {MAX_ELEMENTS} elements"
-                f"{' once what it uses is copied' if taken else ''}: simplify the drawing"
+                f"{path} has more than {much} once what it uses is copied: simplify the drawing"
             )
         if not waiting:
             return
         use, inside = waiting.pop()
         name = href(use)
         target = ids.get(name) if name else None
-        circular = name in inside or any(a is target for a in use.iterancestors())
-        if target is None or circular or target is use:
-            _remove(use)
-            continue
-        copied = _expand(use, target, taken)
-        count += sum(1 for _ in copied.iter())
-        waiting += [(inner, inside | {str(name)}) for inner in copied.iter(SVG + "use")]
+        around = list(use.iterancestors())
+        if len(around) > _DEEPEST:
+            raise UserError(f"{path} is nested too deep: simplify the drawing")
+        in_clip = bool(around) and local(around[0]) == "clipPath"
+        if target is None or name in inside or target is use or target in around:
+            what = "what holds it" if target is not None else "what is not there"
+            if name:
+                remember(warnings, f"<use> of {name!r} is left out: it names {what}")
+            remove(use)
+        elif in_clip and local(target) in ("g", "svg", "symbol", "a", "switch"):
+            remove(use)  # a clip path shows no groups
+        else:
+            more = _amount(target)
+            count, text = count + more[0], text + more[1]
+            if count <= MAX_ELEMENTS and text <= _MOST_TEXT:
+                copied = _expand(use, target, taken, whole)
+                waiting += [(inner, inside | {str(name)}) for inner in copied.iter(SVG + "use")]
 
 
-def _expand(use: etree._Element, target: etree._Element, taken: set[str]) -> etree._Element:
+def _amount(element: etree._Element) -> tuple[int, int]:
+    """How many elements there are, and how many characters in their attributes."""
+    count = text = 0
+    for inner in element.iter():
+        count += 1
+        text += sum(len(value) for value in inner.attrib.values())
+    return count, text
+
+
+def _whole(root: etree._Element) -> tuple[float, float]:
+    """What percentages of a `use` are of: the width and height that are shown."""
+    box = view_box(root.get("viewBox"))
+    if box is not None:
+        return box[2], box[3]
+    return length(root.get("width"), 300.0, 300.0), length(root.get("height"), 150.0, 150.0)
+
+
+def _expand(
+    use: etree._Element,
+    target: etree._Element,
+    taken: dict[str, int],
+    whole: tuple[float, float],
+) -> etree._Element:
     """Turns a `use` into a group around a copy of its target; returns the copy."""
     content = copy.deepcopy(target)
     content.tail = None
     for element in content.iter():
         if element.get("id"):
-            element.set("id", fresh_id(element.get("id"), taken))
+            element.set("id", fresh_id(element.get("id", ""), taken))
     # A copied gradient or clip is found under its old name: the original is still there.
     for name in ("href", XLINK_HREF):
         use.attrib.pop(name, None)
@@ -255,23 +224,23 @@ def _expand(use: etree._Element, target: etree._Element, taken: set[str]) -> etr
     for child in list(use):
         use.remove(child)
     use.tag = SVG + "g"
-    if x not in ("0", "") or y not in ("0", ""):
-        shift = f"translate({_plain(x)} {_plain(y)})"
-        use.set("transform", f"{use.get('transform', '')} {shift}".strip())
+    shift = length(x, whole[0]), length(y, whole[1])
+    if shift != (0.0, 0.0):
+        moved = f"translate({shift[0]!r} {shift[1]!r})"
+        use.set("transform", f"{use.get('transform', '')} {moved}".strip())
     use.append(content)
     return content
 
 
-def _plain(text: str) -> str:
-    from pds_cli.representations.svg.values import length
+def fresh_id(name: str, taken: dict[str, int]) -> str:
+    """An id nobody has, made from one that somebody has.
 
-    return repr(length(text or "0"))
-
-
-def fresh_id(name: str, taken: set[str]) -> str:
-    """An id nobody has, made from one that somebody has."""
-    number = 2
+    Args:
+        taken: all ids, each with the number that is tried first for its next copy.
+    """
+    number = taken.get(name, 2)
     while f"{name}-{number}" in taken:
         number += 1
-    taken.add(f"{name}-{number}")
+    taken[name] = number + 1
+    taken[f"{name}-{number}"] = 2
     return f"{name}-{number}"

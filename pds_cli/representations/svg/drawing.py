@@ -16,7 +16,9 @@ from lxml import etree
 from pds_cli.errors import UserError
 from pds_cli.kernels import raster
 from pds_cli.representations.svg import paint as paints
+from pds_cli.representations.svg.cleaning import XLINK_HREF, is_record, remove
 from pds_cli.representations.svg.document import (
+    MAX_ELEMENTS,
     SVG,
     by_id,
     fresh_id,
@@ -35,6 +37,7 @@ from pds_cli.representations.svg.outline import (
     shape_commands,
     stroke_outline,
 )
+from pds_cli.representations.svg.styles import INHERITED, reference, remember
 from pds_cli.representations.svg.values import (
     IDENTITY,
     Matrix,
@@ -50,33 +53,34 @@ from pds_cli.representations.svg.values import (
     view_matrix,
 )
 
-_INHERITED = {
-    "color": "black", "fill": "black", "fill-opacity": "1", "fill-rule": "nonzero",
-    "clip-rule": "nonzero", "stroke": "none", "stroke-opacity": "1", "stroke-width": "1",
-    "stroke-linecap": "butt", "stroke-linejoin": "miter", "stroke-miterlimit": "4",
-    "stroke-dasharray": "none", "stroke-dashoffset": "0", "visibility": "visible",
-    "paint-order": "normal",
-}  # fmt: skip
 _CONTAINERS = frozenset(("g", "a", "svg", "switch"))
-_SILENT = frozenset(
-    [
-        "defs",
-        "clipPath",
-        "linearGradient",
-        "radialGradient",
-        "symbol",
-        "title",
-        "desc",
-        "metadata",
-        "script",
-        "mask",
-        "pattern",
-        "filter",
-        "marker",
-        "style",
-        "view",
-        "cursor",
-    ]
+_DEFINITIONS = frozenset(("clipPath", "linearGradient", "radialGradient"))
+# What shows nothing where it stands.
+_SILENT = _DEFINITIONS | frozenset(
+    ("defs", "symbol", "title", "desc", "metadata", "mask", "pattern", "filter", "marker", "style",
+     "view", "cursor", "color-profile", "font", "font-face")
+)  # fmt: skip
+# What is written besides: attributes of these say nothing that is drawn, and run nothing.
+_KEPT = frozenset(("id", "class", "lang", "role"))
+_KEPT_OF = {
+    "svg": ("width", "height", "viewBox", "preserveAspectRatio", "version", "opacity", "clip-path"),
+    "g": ("opacity", "clip-path"),
+    "a": ("opacity", "clip-path", "href", XLINK_HREF, "target"),
+    "path": ("d", "opacity", "clip-path", "clip-rule", "fill", "fill-opacity", "fill-rule",
+             "stroke"),
+    "clipPath": ("clip-path",),
+    "linearGradient": ("x1", "y1", "x2", "y2", "gradientUnits", "gradientTransform",
+                       "spreadMethod"),
+    "radialGradient": ("cx", "cy", "r", "fx", "fy", "fr", "gradientUnits", "gradientTransform",
+                       "spreadMethod"),
+    "stop": ("offset", "stop-color", "stop-opacity"),
+}  # fmt: skip
+_KEPT_QUALIFIED = frozenset(
+    (
+        "{http://www.w3.org/XML/1998/namespace}lang",
+        "{http://www.inkscape.org/namespaces/inkscape}label",
+        "{http://www.inkscape.org/namespaces/inkscape}groupmode",
+    )
 )
 _IGNORED = {"filter": "filters", "mask": "masks", "mix-blend-mode": "blend modes"}
 _MARKERS = ("marker-start", "marker-mid", "marker-end")
@@ -84,6 +88,12 @@ _MARKERS = ("marker-start", "marker-mid", "marker-end")
 _DAMAGED = (ValueError, TypeError, IndexError, ArithmeticError)
 # Numbers are written with three decimals: a smaller drawing's units are made smaller.
 _LEAST_SIZE = 32.0
+_SIZES = (1e-6, 1e9)
+# What uses, clips and gradients come to once each has its own copy.
+_MOST_SHAPES = 50_000
+_MOST_OPS = 500_000
+_MOST_POINTS = 1_000_000
+_MOST_LOOKS = 50_000
 
 
 @dataclass
@@ -142,8 +152,7 @@ class Drawing:
 
     def warn(self, text: str) -> None:
         """Remembers, once, what is not drawn as the file says."""
-        if text not in self.warnings:
-            self.warnings.append(text)
+        remember(self.warnings, text)
 
     @property
     def title(self) -> str | None:
@@ -175,56 +184,86 @@ def read_drawing(path: str | os.PathLike[str]) -> Drawing:
     Raises:
         UserError: as `read_document`, or a picture without an area.
     """
-    return _read(read_document(path), str(path))
+    return _read(*read_document(path), str(path))
 
 
 def parse_drawing(text: bytes, name: str = "the drawing") -> Drawing:
     """The same for a document in memory; `name` is what errors call it."""
-    return _read(parse_document(text, name), name)
+    return _read(*parse_document(text, name), name)
 
 
-def _read(root: etree._Element, path: str) -> Drawing:
+def _read(root: etree._Element, warnings: list[str], path: str) -> Drawing:
     box = view_box(root.get("viewBox"))
     if root.get("viewBox") and box is None:
         raise UserError(
             f'{path}: viewBox="{root.get("viewBox")}" shows nothing; it has to be four numbers '
             "x y width height, the last two above 0"
         )
-    width, height = _size(root, box)
+    width, height = _size(root, box, path)
     if not (width > 0 and height > 0):
         raise UserError(f"{path} is {width:g}×{height:g} units large: it shows nothing")
     box = box or (0.0, 0.0, width, height)
+    odd = [v for v in (width, height, *box[2:]) if not _SIZES[0] <= v <= _SIZES[1]]
+    odd += [v for v in box[:2] if abs(v) > _SIZES[1]]
+    if odd:
+        raise UserError(
+            f"{path}: its size or its viewBox has the number {odd[0]:g}; "
+            f"sizes lie between {_SIZES[0]:g} and {_SIZES[1]:g}"
+        )
     k = max(1.0, 10.0 ** math.ceil(math.log10(_LEAST_SIZE / max(box[2], box[3]))))
     scaled = (box[0] * k, box[1] * k, box[2] * k, box[3] * k)
-    drawing = Drawing(root, scaled, (width, height), root.get("preserveAspectRatio"))
+    drawing = Drawing(
+        root, scaled, (width, height), root.get("preserveAspectRatio"), warnings=warnings
+    )
     if inverse(drawing.placed(100, 100)) is None:
         raise UserError(f"{path}: its size and its viewBox do not make a picture")
     root.set("viewBox", " ".join(number(v) for v in scaled))
     try:
-        _Walk(drawing).run(k)
+        # What overflows is found where it would be drawn.
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            _Walk(drawing).run(k)
     except RecursionError as error:
         raise UserError(f"{path} is nested too deep: simplify the drawing") from error
+    except _TooMuchError as error:
+        raise UserError(
+            f"{path} has more than {error}, once what it uses is copied: simplify the drawing"
+        ) from error
     return drawing
 
 
 def _size(
-    root: etree._Element, box: tuple[float, float, float, float] | None
+    root: etree._Element, box: tuple[float, float, float, float] | None, path: str
 ) -> tuple[float, float]:
     """The picture's size: what is said of it, completed by the viewBox's proportions.
 
     Percentages are of the viewBox, as with resvg: there is no window that they could be of.
     """
     whole = (300.0, 150.0) if box is None else box[2:]
-    width = length(root.get("width"), whole[0], -1.0)
-    height = length(root.get("height"), whole[1], -1.0)
+    width = _side(root, "width", whole[0], path)
+    height = _side(root, "height", whole[1], path)
     if box is not None:
-        if width < 0 and height < 0:
+        if width is None and height is None:
             return box[2], box[3]
-        if width < 0:
-            return height * box[2] / box[3], height
-        if height < 0:
-            return width, width * box[3] / box[2]
-    return (width if width >= 0 else 300.0), (height if height >= 0 else 150.0)
+        if width is None:
+            width = (height or 0.0) * box[2] / box[3]
+        if height is None:
+            height = width * box[3] / box[2]
+    return (300.0 if width is None else width), (150.0 if height is None else height)
+
+
+def _side(root: etree._Element, name: str, whole: float, path: str) -> float | None:
+    """The width or the height that a file says; None where it leaves it open."""
+    text = root.get(name, "").strip()
+    if text in ("", "auto"):
+        return None
+    found = length(text, whole, math.nan)
+    if math.isnan(found):
+        raise UserError(f"{path}: {name}={text[:40]!r} is no size; it has to be a number above 0")
+    return found
+
+
+class _TooMuchError(Exception):
+    """Copies that multiply; says what there is too much of."""
 
 
 # --- the walk through a document -----------------------------------------------------------------
@@ -240,11 +279,7 @@ class _State:
 
     def entered(self, element: etree._Element) -> _State:
         ctm = compose(self.ctm, transform(element.attrib.pop("transform", None)))
-        style = {
-            name: element.get(name)
-            for name in _INHERITED
-            if element.get(name) not in (None, "inherit", "")
-        }
+        style = {name: element.get(name) for name in INHERITED if element.get(name)}
         if style.get("color", "").lower() == "currentcolor":
             del style["color"]
         return _State(ctm, {**self.style, **style}, self.viewport)  # type: ignore[dict-item]
@@ -258,82 +293,123 @@ class _Walk:
         self.ids = by_id(drawing.root)
         # As they were: what is drawn rewrites them on its way.
         self.original = {name: copy.deepcopy(e) for name, e in self.ids.items() if _is_shared(e)}
-        self.taken = set(self.ids)
-        self.count = 0
+        self.taken = dict.fromkeys(self.ids, 2)
+        self.count = self.copies = self.looks = 0
         self.gradients: dict[Any, int] = {}
+        self.stops: dict[str, np.ndarray] = {}
         self.clips: dict[Any, tuple[str, list[tuple[int, int]]]] = {}
         self.clipping: list[str] = []
-        self.used: set[str] = set()
+        self.used: dict[str, list[etree._Element]] = {}
 
     def run(self, k: float) -> None:
         root = self.drawing.root
         scale = np.array([[k, 0.0, 0.0], [0.0, k, 0.0]])
         box = self.drawing.box
-        state = _State(scale, dict(_INHERITED), (box[2] / k, box[3] / k))
+        state = _State(scale, dict(INHERITED), (box[2] / k, box[3] / k))
         inner = state.entered(root)
+        self.unsupported(root, "svg")
         group = self.open_group(root, inner, self.clip_of(root, inner, None))
         for child in list(root):
-            self.visit(child, inner)
+            if root.get("display") == "none":
+                self.hidden(child)
+            else:
+                self.visit(child, inner)
         self.close_group(group)
+        self.tidy()
 
     def visit(self, element: etree._Element, state: _State) -> None:
         name = local(element)
-        self.unsupported(element, name)
-        if element.get("display") == "none" or name in _SILENT:
+        if name in _SILENT or not name:
             return
+        if element.get("display") == "none":
+            return self.hidden(element)
+        self.unsupported(element, name)
         if name in SHAPES:
             self.shape(element, state.entered(element))
         elif name in _CONTAINERS:
             self.container(element, name, state.entered(element))
         else:
-            if name:
-                self.drawing.warn(f"<{name}> is not drawn, and left out of what is written")
-            _drop(element)
+            self.drawing.warn(f"<{name}> is not drawn, and left out of what is written")
+            remove(element)
+
+    def hidden(self, element: etree._Element) -> None:
+        if local(element) not in _SILENT:
+            self.drawing.warn("what is hidden is left out of what is written")
+            remove(element)
 
     def unsupported(self, element: etree._Element, name: str) -> None:
         for key, what in _IGNORED.items():
             value = element.attrib.pop(key, "none").strip()
             if value not in ("none", "normal", ""):
                 self.drawing.warn(f"{what} are ignored (<{name}{_called(element)}>)")
-        if any(element.attrib.pop(key, "none").strip() not in ("none", "") for key in _MARKERS):
-            self.drawing.warn(f"markers are ignored (<{name}{_called(element)}>)")
 
     # ------------------------------------------------------------------ containers
     def container(self, element: etree._Element, name: str, state: _State) -> None:
-        if name == "svg":
-            state = self.nested(element, state)
-        children = list(element)
         if name == "switch":
-            first = next((c for c in children if local(c) in SHAPES | _CONTAINERS), None)
-            for child in children:
-                if child is not first:
-                    _drop(child)
-            element.tag, children = SVG + "g", [] if first is None else [first]
+            self.switch(element)
         group = self.open_group(element, state, self.clip_of(element, state, None))
-        for child in children:
+        if name == "svg":
+            element, state = self.nested(element, state)
+            window = self.open_group(element, state, self.clip_of(element, state, None))
+        for child in list(element):
             self.visit(child, state)
+        if name == "svg":
+            self.close_group(window)
         self.close_group(group)
 
-    def nested(self, element: etree._Element, state: _State) -> _State:
-        """An inner `svg` becomes a group that maps its viewBox to where it lies."""
+    def switch(self, element: etree._Element) -> None:
+        """A `switch` becomes a group of the first child that can be shown."""
+        children = [c for c in element if local(c) and local(c) not in _SILENT]
+        if any(child.get("systemLanguage") is not None for child in children):
+            self.drawing.warn("a switch by language is taken as if it were read in English")
+        first = next((c for c in children if _is_chosen(c)), None)
+        for child in children:
+            if child is not first:
+                remove(child)
+        element.tag = SVG + "g"
+
+    def nested(self, element: etree._Element, state: _State) -> tuple[etree._Element, _State]:
+        """An inner `svg` becomes a group around one that maps its viewBox to where it lies.
+
+        Returns the inner group, clipped to the window where something could lie beyond it.
+        """
         width, height = state.viewport
         w = length(element.get("width", "100%"), width, width)
         h = length(element.get("height", "100%"), height, height)
-        move = np.array(
-            [
-                [1.0, 0.0, length(element.get("x"), width)],
-                [0.0, 1.0, length(element.get("y"), height)],
-            ]
-        )
+        x, y = length(element.get("x"), width), length(element.get("y"), height)
+        move = np.array([[1.0, 0.0, x], [0.0, 1.0, y]])
         box = view_box(element.get("viewBox"))
         ctm, inner = compose(state.ctm, move), (w, h)
+        window = (0.0, 0.0, w, h)
         if box is not None and w > 0 and h > 0:
             fit = view_matrix(box, w, h, element.get("preserveAspectRatio"))
             ctm, inner = compose(ctm, fit), (box[2], box[3])
-        for name in ("x", "y", "width", "height", "viewBox", "preserveAspectRatio"):
-            element.attrib.pop(name, None)
+            back = inverse(fit)
+            if back is not None:
+                corner, end = apply(back, np.array([[0.0, 0.0], [w, h]]))
+                window = (*corner, *(end - corner))
+        group = etree.Element(SVG + "g")
+        for child in list(element):
+            group.append(child)
+        element.append(group)
         element.tag = SVG + "g"
-        return _State(ctm, state.style, inner)
+        if w <= 0 or h <= 0:
+            for child in list(group):
+                self.hidden(child)
+        elif element.get("overflow") not in ("visible", "auto"):
+            self.window(group, window)
+        return group, _State(ctm, state.style, inner)
+
+    def window(self, group: etree._Element, window: tuple[float, ...]) -> None:
+        """Clips a group to a rectangle in its own coordinates."""
+        clip = etree.Element(SVG + "clipPath", id=fresh_id("window", self.taken))
+        rect = etree.SubElement(clip, SVG + "rect")
+        for name, value in zip(("x", "y", "width", "height"), window, strict=True):
+            rect.set(name, repr(float(value)))
+        group.insert(0, clip)
+        self.ids[clip.get("id", "")] = clip
+        self.original[clip.get("id", "")] = copy.deepcopy(clip)
+        group.set("clip-path", f"url(#{clip.get('id')})")
 
     def open_group(
         self, element: etree._Element, state: _State, clip: list[tuple[int, int]] | None
@@ -350,26 +426,59 @@ class _Walk:
             return
         index, clip = group
         self.drawing.ops += clip or []
+        if len(self.drawing.ops) > _MOST_OPS:
+            raise _TooMuchError(f"{_MOST_OPS} steps to draw")
         self.drawing.ops.append((raster.POP, index))
 
     # ------------------------------------------------------------------ shapes
     def shape(self, element: etree._Element, state: _State) -> None:
+        self.children_of_shape(element)
         try:
             commands = shape_commands(element, state.viewport)
             _check_reach(commands, state.ctm)
+            box = bounds(commands)
         except _DAMAGED as error:
             self.drawing.warn(f"<{local(element)}{_called(element)}> is damaged: {error}")
-            return _drop(element)
-        if not commands or state.style["visibility"] in ("hidden", "collapse"):
-            return _drop(element)
-        box = bounds(commands)
+            return remove(element)
+        if not commands:
+            return remove(element)
+        if state.style["visibility"] != "visible":
+            return self.hidden(element)
         clip = self.clip_of(element, state, box)
-        fill = self.paint_of(state, "fill", box)
-        line = self.paint_of(state, "stroke", box)
+        fill = self.paint_of(element, state, "fill", box)
+        line = self.paint_of(element, state, "stroke", box)
         stroke = _stroke(state)
         if stroke.width <= 0:
             line = None
-        self.draw_parts(element, state, commands, clip, fill, line, stroke)
+        self.said_of_lines(element, state, line is not None)
+        outline = None
+        if line is not None:
+            try:
+                outline = stroke_outline(commands, stroke).mapped(state.ctm)
+            except _DAMAGED as error:
+                self.drawing.warn(
+                    f"the stroke of <{local(element)}{_called(element)}> is damaged: {error}"
+                )
+                line = None
+        self.draw_parts(element, state, commands, clip, fill, line, outline)
+
+    def children_of_shape(self, element: etree._Element) -> None:
+        for child in list(element):
+            if local(child) and local(child) not in _SILENT:
+                self.drawing.warn(f"<{local(child)}> is not drawn, and left out of what is written")
+                remove(child)
+
+    def said_of_lines(self, element: etree._Element, state: _State, has_stroke: bool) -> None:
+        """Warns of what strokes and lines have that is not drawn."""
+        name = local(element)
+        if name in ("path", "line", "polyline", "polygon") and any(
+            state.style[key].strip() not in ("none", "") for key in _MARKERS
+        ):
+            self.drawing.warn(f"markers are ignored (<{name}{_called(element)}>)")
+        if has_stroke and element.get("vector-effect", "none") != "none":
+            self.drawing.warn(f"vector-effect is ignored (<{name}{_called(element)}>)")
+        if has_stroke and state.style["stroke-dasharray"] != "none" and element.get("pathLength"):
+            self.drawing.warn(f"pathLength is ignored (<{name}{_called(element)}>)")
 
     def draw_parts(
         self,
@@ -379,11 +488,11 @@ class _Walk:
         clip: list[tuple[int, int]] | None,
         fill: tuple[int, float, str] | None,
         line: tuple[int, float, str] | None,
-        stroke: Stroke,
+        stroke: Outline | None,
     ) -> None:
         """Fill and stroke as one path each; a stroke alone takes the element's own place."""
         if fill is None and line is None:
-            return _drop(element)
+            return remove(element)
         rule = raster.EVENODD if state.style["fill-rule"] == "evenodd" else raster.NONZERO
         opacity, group = ratio(element.get("opacity")), None
         holder = element
@@ -396,29 +505,31 @@ class _Walk:
             element.attrib.pop("opacity", None)
         forget_geometry(element)
         element.tag = SVG + "path"
-        target = element
+        parts = []
         if fill is not None:
-            outline = from_commands(commands).mapped(state.ctm)
-            self.add(target, outline, rule, fill, opacity)
-        if line is not None:
+            parts.append((element, from_commands(commands).mapped(state.ctm), rule, fill))
+        if line is not None and stroke is not None:
+            target, below = element, _stroke_comes_first(state)
             if fill is not None:
-                target = self.beside(element, state)
-            outline = stroke_outline(commands, stroke).mapped(state.ctm)
-            self.add(target, outline, raster.NONZERO, line, opacity)
+                target = self.beside(element, below)
+            parts.insert(0 if below else 1, (target, stroke, raster.NONZERO, line))
+        for target, outline, own_rule, paint in parts:
+            self.add(target, outline, own_rule, paint, opacity)
         self.close_group(group)
 
-    def beside(self, element: etree._Element, state: _State) -> etree._Element:
-        """A new path for a stroke, after its fill."""
+    def beside(self, element: etree._Element, below: bool) -> etree._Element:
+        """A new path for a stroke, after its fill or `below` it, before it."""
         target = etree.Element(SVG + "path")
         if element.get("id"):
             name = f"{element.get('id')}-stroke"
             target.set("id", name if name not in self.taken else fresh_id(name, self.taken))
-            self.taken.add(target.get("id", ""))
+            self.taken.setdefault(name, 2)
         if element.get("class"):
             target.set("class", element.get("class", ""))
-        parent = element.getparent()
-        assert parent is not None
-        parent.insert(parent.index(element) + 1, target)
+        if below:
+            element.addprevious(target)
+        else:
+            element.addnext(target)
         return target
 
     def add(
@@ -447,29 +558,43 @@ class _Walk:
     ) -> None:
         self.drawing.shapes.append(Shape(element, outline, self.count, rule, paint, opacity))
         self.count += len(outline.points)
+        if len(self.drawing.shapes) > _MOST_SHAPES:
+            raise _TooMuchError(f"{_MOST_SHAPES} shapes")
+        if self.count > _MOST_POINTS:
+            raise _TooMuchError(f"{_MOST_POINTS} control points")
 
     # ------------------------------------------------------------------ paints
     def paint_of(
-        self, state: _State, key: str, box: tuple[float, float, float, float] | None
+        self,
+        element: etree._Element,
+        state: _State,
+        key: str,
+        box: tuple[float, float, float, float] | None,
     ) -> tuple[int, float, str] | None:
         """(paint, alpha, how it is written) of a shape's fill or stroke; None for nothing."""
         text, alpha = state.style[key].strip(), ratio(state.style[f"{key}-opacity"])
-        match = re.match(r"url\(\s*['\"]?#([^'\")]+)['\"]?\s*\)\s*(.*)", text)
+        named = reference(text)
         rgba: Any = None
-        if match is not None:
-            element = self.original.get(match[1])
-            if element is not None and local(element).endswith("Gradient"):
-                found = paints.read_gradient(element, self.original, state.viewport, state.ctm, box)
+        if named is not None:
+            name, text = named[0], named[1] or "none"
+            server = self.original.get(name)
+            if server is not None and local(server).endswith("Gradient"):
+                if name not in self.stops:
+                    self.stops[name] = paints.read_stops(server, self.original)
+                found = paints.read_gradient(
+                    server, self.original, state.viewport, state.ctm, box, self.stops[name]
+                )
                 if isinstance(found, paints.Gradient):
-                    index = self.gradient(match[1], found)
+                    index = self.gradient(name, found)
                     return index, alpha, f"url(#{self.drawing.paints[index].element.get('id')})"  # type: ignore[union-attr]
                 rgba = found
+            elif server is not None or name in self.ids:
+                what = local(self.ids[name])
+                self.drawing.warn(f"{what}s are not painted (<{local(element)}{_called(element)}>)")
             else:
-                if element is not None:
-                    self.drawing.warn(f"{local(element)}s are not painted")
-                text = match[2].strip() or "none"
-        if rgba is None:
-            rgba = None if text == "none" else color(text, state.style["color"])
+                self.drawing.warn(f"{key}: there is no #{name} (<{local(element)}>)")
+        if rgba is None and text.lower() != "none":
+            rgba = color(text, state.style["color"])
         if rgba is None or alpha * rgba[3] <= 0:
             return None
         self.drawing.paints.append(Paint(rgb=rgba[:3]))
@@ -488,16 +613,18 @@ class _Walk:
         """The element of that id for its first use, a copy with an id of its own for others."""
         element = self.ids[name]
         if name not in self.used:
-            self.used.add(name)
+            self.used[name] = [element]
             return element
         twin = copy.deepcopy(self.original[name])
         twin.tail = None
         for inner in twin.iter():
+            self.copies += 1
             if inner.get("id"):
                 inner.set("id", fresh_id(inner.get("id", ""), self.taken))
-        parent = element.getparent()
-        assert parent is not None
-        parent.insert(parent.index(element) + 1, twin)
+        if self.copies > MAX_ELEMENTS:
+            raise _TooMuchError(f"{MAX_ELEMENTS} elements")
+        self.used[name][-1].addnext(twin)
+        self.used[name].append(twin)
         return twin
 
     # ------------------------------------------------------------------ clips
@@ -508,15 +635,19 @@ class _Walk:
         box: tuple[float, float, float, float] | None,
     ) -> list[tuple[int, int]] | None:
         """The operations that clip the present layer, None where nothing does."""
-        match = re.match(r"url\(\s*['\"]?#([^'\")]+)['\"]?\s*\)", element.get("clip-path", "none"))
-        target = self.original.get(match[1]) if match else None
-        if match is None or target is None or local(target) != "clipPath":
-            element.attrib.pop("clip-path", None)
+        text = element.attrib.pop("clip-path", "none")
+        match = reference(text)
+        if match is None:
+            if text.strip().lower() not in ("none", ""):
+                self.drawing.warn(
+                    f"clip-path: {text[:40]!r} is ignored (<{local(element)}{_called(element)}>)"
+                )
             return None
-        name, ctm = match[1], state.ctm
-        if name in self.clipping:
-            element.attrib.pop("clip-path", None)
+        target = self.original.get(match[0])
+        if target is None or local(target) != "clipPath" or match[0] in self.clipping:
+            self.drawing.warn(f"clip-path: there is no #{match[0]} (<{local(element)}>)")
             return None
+        name, ctm = match[0], state.ctm
         if target.get("clipPathUnits") == "objectBoundingBox":
             box = box or self.group_box(element)
             size = [[box[2] - box[0], 0.0, box[0]], [0.0, box[3] - box[1], box[1]]]
@@ -534,7 +665,7 @@ class _Walk:
         """The id that a clip path is written under, and its operations; none if all is within."""
         element = self.own(name)
         element.attrib.pop("clipPathUnits", None)
-        clean = _State(state.ctm, dict(_INHERITED), state.viewport).entered(element)
+        clean = _State(state.ctm, dict(INHERITED), state.viewport).entered(element)
         before, self.drawing.ops = self.drawing.ops, []
         inner = self.clip_of(element, clean, None)
         self.drawing.ops.append((raster.PUSH, 0))
@@ -551,20 +682,29 @@ class _Walk:
     def clip_child(self, element: etree._Element, state: _State) -> None:
         if local(element) == "g":  # what `use` became
             inner = state.entered(element)
+            if element.get("display") == "none":
+                return remove(element)
             for child in list(element):
                 self.clip_child(child, inner)
             return _unwrap(element)
         if local(element) not in SHAPES or element.get("display") == "none":
-            return _drop(element)
+            if local(element) in (*_SILENT, ""):
+                return None
+            if local(element) not in SHAPES:
+                self.drawing.warn(f"<{local(element)}> in a clipPath is ignored")
+            return remove(element)
+        self.children_of_shape(element)
         inner = state.entered(element)
         try:
             commands = shape_commands(element, state.viewport)
             _check_reach(commands, inner.ctm)
-        except _DAMAGED:
+            box = bounds(commands)
+        except _DAMAGED as error:
+            self.drawing.warn(f"a <{local(element)}> in a clipPath is damaged: {error}")
             commands = []
         if not commands or inner.style["visibility"] != "visible":
-            return _drop(element)
-        clip = self.clip_of(element, inner, bounds(commands))
+            return remove(element)
+        clip = self.clip_of(element, inner, box)
         group = self.open_group(etree.Element("g"), inner, clip)
         rule = raster.EVENODD if inner.style["clip-rule"] == "evenodd" else raster.NONZERO
         forget_geometry(element)
@@ -601,6 +741,9 @@ class _Walk:
         """The box of a group's shapes, in its own coordinates."""
         low, high = np.full(2, np.inf), np.full(2, -np.inf)
         for shape, matrix in _shapes_under(element):
+            self.looks += 1
+            if self.looks > _MOST_LOOKS:
+                raise _TooMuchError(f"{_MOST_LOOKS} shapes to measure")
             try:
                 commands = shape_commands(shape, (100.0, 100.0))
             except _DAMAGED:
@@ -611,6 +754,104 @@ class _Walk:
         if not np.isfinite(low).all():
             return 0.0, 0.0, 0.0, 0.0
         return float(low[0]), float(low[1]), float(high[0]), float(high[1])
+
+    # ------------------------------------------------------------------ the document
+    def tidy(self) -> None:
+        """Leaves in the document what was drawn, and nothing that could change how it looks.
+
+        Shapes say themselves all that they inherited, so that groups say nothing. Definitions
+        that nobody uses go, and what is kept of attributes is listed in `_KEPT_OF`.
+        """
+        root = self.drawing.root
+        kept = {e for found in self.used.values() for e in found}
+        self.gather(kept)
+        drawn = {shape.element for shape in self.drawing.shapes}
+        waiting = [root]
+        while waiting:
+            element = waiting.pop()
+            self.forget_attributes(element)
+            for child in list(element):
+                name = local(child)
+                if name in ("title", "desc"):
+                    _only_text(child)
+                elif name == "metadata":
+                    _only_records(child)
+                elif child in drawn or name in ("g", "a", "defs", "stop") or child in kept:
+                    waiting.append(child)
+                else:
+                    remove(child)
+        for defs in list(root.iter(SVG + "defs")):
+            # Groups in it are of templates, and the drawing's own definitions may be in them.
+            for element in reversed(list(defs.iter(SVG + "defs", SVG + "g", SVG + "a"))):
+                if len(element) == 0:
+                    remove(element)
+
+    def gather(self, kept: set[etree._Element]) -> None:
+        """Brings definitions that are used out of what is left out."""
+        root = self.drawing.root
+        homeless = []
+        for found in self.used.values():
+            for element in found:
+                around = list(element.iterancestors())
+                names = [local(e) for e in around]
+                while names and names[0] in ("g", "a"):
+                    names.pop(0)
+                at_home = around and around[-1] is root and names in (["svg"], ["defs", "svg"])
+                if not at_home:
+                    homeless.append(element)
+        if homeless:
+            defs = etree.Element(SVG + "defs")
+            root.insert(0, defs)
+            for element in homeless:
+                element.tail = None
+                defs.append(element)
+
+    def forget_attributes(self, element: etree._Element) -> None:
+        kept = _KEPT.union(_KEPT_OF.get(local(element), ()))
+        for key in list(element.attrib):
+            name = str(key)
+            plain = name in kept or name.startswith(("aria-", "data-")) or name in _KEPT_QUALIFIED
+            if not plain:
+                del element.attrib[name]
+        for name in ("opacity", "fill-opacity"):
+            if element.get(name) is not None and ratio(element.get(name)) == 1:
+                del element.attrib[name]
+
+
+def _is_chosen(element: etree._Element) -> bool:
+    """May a `switch` show this child, to a reader of English?"""
+    if element.get("requiredExtensions") is not None:
+        return False
+    languages = element.get("systemLanguage")
+    return languages is None or any(
+        word.strip().lower().split("-")[0] == "en" for word in languages.split(",")
+    )
+
+
+def _stroke_comes_first(state: _State) -> bool:
+    """Is the stroke below the fill, by `paint-order`?"""
+    words = [w for w in state.style["paint-order"].lower().split() if w in ("fill", "stroke")]
+    return words[:1] == ["stroke"]
+
+
+def _only_text(element: etree._Element) -> None:
+    text = "".join(element.itertext())
+    for child in list(element):
+        element.remove(child)
+    element.text = text
+    element.attrib.clear()
+
+
+def _only_records(element: etree._Element) -> None:
+    """Leaves in `metadata` what says whose a drawing is, and its licence."""
+    for child in list(element):
+        if is_record(child):
+            for inner in list(child.iter()):
+                if not is_record(inner):
+                    remove(inner)
+        else:
+            remove(child)
+    element.attrib.clear()
 
 
 def _check_reach(commands: list[Any], ctm: Matrix) -> None:
@@ -656,13 +897,6 @@ def _called(element: etree._Element) -> str:
     return f" id={element.get('id')!r}" if element.get("id") else ""
 
 
-def _drop(element: etree._Element) -> None:
-    parent = element.getparent()
-    if parent is not None:
-        element.tail = None
-        parent.remove(element)
-
-
 def _unwrap(element: etree._Element) -> None:
     """Puts an element's children in its place."""
     parent = element.getparent()
@@ -671,7 +905,7 @@ def _unwrap(element: etree._Element) -> None:
     for child in list(element):
         parent.insert(at, child)
         at += 1
-    _drop(element)
+    remove(element)
 
 
 def _wrapped(element: etree._Element) -> etree._Element:
@@ -750,7 +984,7 @@ def _write_gradient(paint: Paint, data: np.ndarray, stops: np.ndarray) -> None:
     element.set("spreadMethod", spread[gradient.spread])
     element.attrib.pop("gradientTransform", None)
     if not np.array_equal(gradient.matrix, IDENTITY):
-        matrix = " ".join(number(float(v)) for v in gradient.matrix.T.ravel())
+        matrix = " ".join(number(float(v), 6) for v in gradient.matrix.T.ravel())
         element.set("gradientTransform", f"matrix({matrix})")
     for child in list(element):
         element.remove(child)

@@ -24,6 +24,7 @@ from pds_cli.representations.svg.values import (
 
 _SPREADS = {"pad": raster.PAD, "reflect": raster.REFLECT, "repeat": raster.REPEAT}
 _LARGEST = 1e7  # a gradient of such a size is one colour wherever one looks
+_LONGEST_CHAIN = 100
 _LINEAR = {"x1": "0%", "y1": "0%", "x2": "100%", "y2": "0%"}
 _RADIAL = {"cx": "50%", "cy": "50%", "r": "50%", "fx": None, "fy": None, "fr": "0%"}
 
@@ -51,13 +52,14 @@ def read_gradient(
     viewport: tuple[float, float],
     ctm: Matrix,
     box: tuple[float, float, float, float] | None,
+    stops: np.ndarray,
 ) -> Gradient | tuple[float, float, float, float] | None:
     """A gradient as it meets a shape with this matrix and box, or the colour it comes down to.
 
     None where nothing is painted: no stops, or a box without an area for a gradient in its units.
+    `stops`: what `read_stops` found, once for all shapes.
     """
     chain = _chain(element, ids)
-    stops = _stops(chain)
     if len(stops) == 0:
         return None
     if len(stops) == 1:
@@ -110,7 +112,12 @@ def _chain(element: etree._Element, ids: dict[str, etree._Element]) -> list[etre
     """A gradient and those it takes from, nearest first; a circle ends where it began."""
     chain: list[etree._Element] = []
     found: etree._Element | None = element
-    while found is not None and found not in chain and "Gradient" in local(found):
+    while (
+        found is not None
+        and len(chain) < _LONGEST_CHAIN
+        and found not in chain
+        and "Gradient" in local(found)
+    ):
         chain.append(found)
         found = ids.get(href(found) or "")
     return chain
@@ -146,13 +153,13 @@ def _radial(chain: list[etree._Element], whole: tuple[float, float]) -> np.ndarr
     return np.nan_to_num(data)
 
 
-def _stops(chain: list[etree._Element]) -> np.ndarray:
+def read_stops(element: etree._Element, ids: dict[str, etree._Element]) -> np.ndarray:
     """[K,5] of the nearest gradient that has any; offsets never fall."""
     found, last = [], 0.0
-    for gradient in chain:
+    for gradient in _chain(element, ids):
         for stop in (e for e in gradient if local(e) == "stop"):
             last = max(last, ratio(stop.get("offset"), 0.0))
-            rgba = color(stop.get("stop-color", "black"), stop.get("color", "black"))
+            rgba = color(stop.get("stop-color", "black"))
             red, green, blue, alpha = rgba or (0.0, 0.0, 0.0, 1.0)
             found.append((last, red, green, blue, alpha * ratio(stop.get("stop-opacity"))))
         if found:

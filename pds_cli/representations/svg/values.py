@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,21 @@ _LENGTH = re.compile(rf"\s*({_NUMBER})\s*([a-zA-Z]*|%)\s*$")
 _UNITS = {
     "": 1.0, "px": 1.0, "pt": 96 / 72, "pc": 16.0, "mm": 96 / 25.4, "cm": 96 / 2.54,
     "in": 96.0, "q": 96 / 101.6, "em": 16.0, "rem": 16.0, "ex": 8.0,
+}  # fmt: skip
+_LONGEST_TRANSFORM = 10_000
+_FUNCTION = re.compile(r"(matrix|translate|scale|rotate|skewX|skewY)\s*\(([^()]*)\)")
+_ARGUMENTS = {
+    "matrix": (6,), "translate": (1, 2), "scale": (1, 2), "rotate": (1, 3), "skewX": (1,),
+    "skewY": (1,),
+}  # fmt: skip
+# To linear sRGB (the white of D50 is adapted by Bradford); CSS Color 4, and B. Lindbloom.
+_FROM_XYZ = {
+    "xyz-d65": np.array([[3.2409699, -1.5373832, -0.4986108],
+                         [-0.9692436, 1.8759675, 0.0415551],
+                         [0.0556301, -0.2039770, 1.0569715]]),
+    "xyz-d50": np.array([[3.1338561, -1.6168667, -0.4906146],
+                         [-0.9787684, 1.9161415, 0.0334540],
+                         [0.0719453, -0.2289914, 1.4052427]]),
 }  # fmt: skip
 
 
@@ -54,7 +70,7 @@ def color(text: str, current: str = "black") -> tuple[float, float, float, float
         found = tinycss2.color4.parse_color(text)
         if found is None or isinstance(found, str):
             return None
-        red, green, blue, alpha = found.to("srgb")
+        red, green, blue, alpha = _to_srgb(found)
     except (ValueError, AttributeError, NotImplementedError):
         return None
     found = [float(v or 0) for v in (red, green, blue, alpha)]
@@ -62,6 +78,39 @@ def color(text: str, current: str = "black") -> tuple[float, float, float, float
         return None
     red, green, blue, alpha = (min(max(v, 0.0), 1.0) for v in found)
     return red, green, blue, alpha
+
+
+def _to_srgb(found: Any) -> tuple[float, float, float, float]:
+    """A parsed CSS colour in sRGB; Lab and Oklab, and what is like them, by CSS Color 4."""
+    lab = {"lab": "xyz-d50", "lch": "xyz-d50", "oklab": "xyz-d65", "oklch": "xyz-d65"}
+    if found.space not in lab:
+        return tuple(found.to("srgb"))  # type: ignore[return-value]
+    space = lab[found.space]
+    x, y, z, alpha = (float(v or 0) for v in found.to(space))
+    linear = np.clip(_FROM_XYZ[space] @ np.array([x, y, z]), 0.0, 1.0)
+    curved = np.where(
+        linear <= 0.0031308, 12.92 * linear, 1.055 * np.maximum(linear, 1e-9) ** (1 / 2.4) - 0.055
+    )
+    return (*(float(v) for v in curved), alpha)  # type: ignore[return-value]
+
+
+def is_transform(text: str) -> bool:
+    """Is this a `transform` attribute that `transform` reads whole?"""
+    rest, found = text.strip(), False
+    if len(text) > _LONGEST_TRANSFORM:
+        return False
+    while rest:
+        match = _FUNCTION.match(rest)
+        if match is None:
+            return False
+        given = re.findall(_NUMBER, match[2])
+        left = re.sub(_NUMBER, " ", match[2])
+        if len(given) not in _ARGUMENTS[match[1]] or re.sub(r"px|deg", "", left).strip(", \t\r\n"):
+            return False
+        if not all(math.isfinite(float(v)) for v in given):
+            return False
+        rest, found = rest[match.end() :].lstrip(", \t\r\n"), True
+    return found
 
 
 def transform(text: str | None) -> Matrix:
