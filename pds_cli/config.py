@@ -1,4 +1,4 @@
-"""Configuration: typed schemas of verbs and shipped groups, range checks, and run folders.
+"""Configuration: typed schemas of verbs and shipped groups, checks of values, and run folders.
 
 The schemas give every key its type; the values stand in `conf/`. A YAML from outside the package
 needs no schema: `scene`, `loss` and the other groups are open at the top level.
@@ -6,8 +6,7 @@ needs no schema: `scene`, `loss` and the other groups are open at the top level.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from importlib.util import find_spec
@@ -18,6 +17,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 
 from pds_cli.errors import UserError
+from pds_cli.ranges import check
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -700,68 +700,11 @@ GROUP_SCHEMAS: dict[str, type] = {
 }
 
 
-# --- range checks --------------------------------------------------------------------------------
+# --- checks --------------------------------------------------------------------------------------
 
-# Last component of a key → (test, what would be right). Applied to verbs and groups alike.
-_RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    **dict.fromkeys(
-        [
-            "steps",
-            "every",
-            "batch_size",
-            "n",
-            "num_inference_steps",
-            "images",
-            "count",
-            "cameras",
-            "resolution",
-            "points",
-            "raster",
-            "size",
-            "max_size",
-            "downscale",
-            "overlap",
-            "eval_every",
-            "frames",
-            "components",
-            "per_drawing",
-            "class_images",
-            "rank",
-        ],
-        (lambda x: x >= 1, "a whole number of at least 1"),
-    ),
-    **dict.fromkeys(
-        (
-            "checkpoint_every",
-            "render_every",
-            "turntable",
-            "animation",
-            "source_bank",
-            "eval_interval",
-            "held_out",
-        ),
-        (lambda x: x >= 0, "a whole number of at least 0"),
-    ),
-    "seed": (lambda x: 0 <= x < 2**63, "a whole number from 0 to 2**63 - 1"),
-    **dict.fromkeys(
-        ("guidance", "source_guidance", "identity", "psi", "chi"),
-        (math.isfinite, "a finite number"),
-    ),
-    **dict.fromkeys(
-        ("lr", "eps", "clip_norm", "clip_value", "fps", "extent", "threshold", "max_move"),
-        (lambda x: math.isfinite(x) and x > 0, "a finite number above 0"),
-    ),
-    **dict.fromkeys(("around", "opacity"), (lambda x: 0 <= x <= 1, "a number from 0 to 1")),
-    **dict.fromkeys(
-        (
-            *("weight_decay", "momentum", "noise", "std", "eta", "symmetry", "xing"),
-            "prior_weight",
-            *("point_lr", "color_lr", "opacity_lr", "gradient_lr"),
-        ),
-        (lambda x: math.isfinite(x) and x >= 0, "a finite number of at least 0"),
-    ),
-}
 _TEXTS = ("prompt",)
+# Where the keys of a class mean what `pds_cli.ranges` says.
+_OURS = ("pds_cli.", "torch.optim.")
 
 
 def keys_of(verb: str) -> set[str]:
@@ -788,41 +731,34 @@ def validate(verb: str, cfg: DictConfig) -> None:
     device = cfg.get("device")
     if device is not None and device not in DEVICES and not _is_cuda_index(device):
         raise UserError(f"device={device} is not a device: use auto, cpu, cuda or cuda:<number>.")
-    for key, value in _leaves(cfg):
-        _check(key, value)
+    for name, value, foreign in _leaves(cfg):
+        check(name, value, foreign)
 
 
 def _is_cuda_index(device: str) -> bool:
     return device.startswith("cuda:") and device[5:].isdigit()
 
 
-def _check(key: str, value: Any) -> None:
-    name = key.rpartition(".")[2]
-    if name == "timesteps" and isinstance(value, list):
-        if len(value) != 2 or not all(isinstance(t, int | float) for t in value):
-            raise UserError(f"{key}={value} must be two numbers, for example [0.02,0.98].")
-        if not 0 <= value[0] <= value[1] <= 1:
-            raise UserError(f"{key}={value} must be two ascending ratios between 0 and 1.")
-    if name not in _RANGES or isinstance(value, bool) or not isinstance(value, int | float):
-        return
-    right, words = _RANGES[name]
-    if not right(value):
-        raise UserError(f"{key}={value} is out of range: it must be {words}.")
+def _leaves(
+    node: DictConfig, prefix: str = "", foreign: bool = False
+) -> Iterator[tuple[str, Any, bool]]:
+    """Dotted keys with resolved values, and whether a class from outside has them.
 
-
-def _leaves(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys with resolved values; missing values are left out."""
+    Missing values are left out.
+    """
+    target = None if OmegaConf.is_missing(node, "_target_") else node.get("_target_")
+    foreign = foreign or (isinstance(target, str) and not target.startswith(_OURS))
     for key in node:
         if OmegaConf.is_missing(node, key):
             continue
         value = node[key]
         name = f"{prefix}{key!s}"
         if isinstance(value, DictConfig):
-            yield from _leaves(value, f"{name}.")
+            yield from _leaves(value, f"{name}.", foreign)
         elif isinstance(value, ListConfig):
-            yield name, OmegaConf.to_container(value)
+            yield name, OmegaConf.to_container(value, resolve=True), foreign
         else:
-            yield name, value
+            yield name, value, foreign
 
 
 # --- where things are ----------------------------------------------------------------------------

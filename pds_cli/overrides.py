@@ -19,6 +19,7 @@ from hydra.errors import HydraException
 
 from pds_cli.errors import UserError
 from pds_cli.instantiate import escape_text
+from pds_cli.ranges import shown
 
 # Lists of paths at the top level: one path may be given without brackets.
 _PATH_LISTS = frozenset(["runs", "collect"])
@@ -46,6 +47,8 @@ FREE_TEXT = frozenset(
 _FREE_AT_TOP = frozenset(["images"])
 _UNSWEPT = ("out", "resume")
 _OVERRIDE = re.compile(r"(\+{0,2})([A-Za-z_][\w./@-]*)=(.*)", re.DOTALL)
+# A float cannot take such an integer, and Python not even read one of thousands of digits.
+_ENDLESS = re.compile(r"(?<![\w.])\d{40,}")
 _QUOTED = r"""(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')"""
 _SEVERAL = re.compile(rf"\s*{_QUOTED}(?:\s*,\s*{_QUOTED})+\s*", re.DOTALL)
 _FLAGS_WITH_VALUE = frozenset(
@@ -174,6 +177,8 @@ def quote_free_text(override: str, sweep: bool = False) -> str:
     )
     if match and match[2] in _PATH_LISTS and match[3][:1] not in ("[", "$", ""):
         return f"{match[1]}{match[2]}=[{quote(match[3])}]"
+    if not free and _ENDLESS.search(override):
+        raise UserError(f"{shown(override)} is out of range: no number here has so many digits.")
     if match is None or not free or match[3] == "null":
         return override
     plus, key, value = match.groups()
