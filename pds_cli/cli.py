@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 a defect of ours, 2 something that the user can mend, 130 
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pkgutil
@@ -13,7 +14,7 @@ import shutil
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -31,8 +32,8 @@ from pds_cli import __version__
 from pds_cli.catalogue import catalogue, did_you_mean
 from pds_cli.config import Folders, conf_dir, config_path, run_folder, validate
 from pds_cli.errors import UserError
-from pds_cli.explain import explain
-from pds_cli.overrides import CommandLine, read_command_line
+from pds_cli.explain import explain, one_line
+from pds_cli.overrides import CommandLine, job_count, read_command_line
 
 OUTCOME = ".hydra/outcome.json"
 EXAMPLES = (
@@ -142,7 +143,7 @@ class Job:
     def _failed(self, error: Exception, debug: bool) -> None:
         number = HydraConfig.get().job.num
         text = explain(error, self.config, [])
-        sentence = text or f"{type(error).__name__}: {error}"
+        sentence = text or one_line(f"{type(error).__name__}: {error}")
         if debug or _full_errors():
             traceback.print_exception(error)
         print(f"pds {self.verb}: job {number} failed: {sentence}", file=sys.stderr)
@@ -191,6 +192,10 @@ def _configured(name: str, verb: ModuleType, argv: list[str]) -> int:
     for folder in line.config_dirs:
         if not folder.is_dir():
             raise UserError(f"--config-dir {folder} is not a folder.")
+    if line.sweep and not line.showing:
+        jobs = job_count(line.overrides, catalogue(line.config_dirs))
+        if jobs is not None:  # composing them takes a while, and this says so
+            print(f"pds {name}: {jobs:,} job{'s' * (jobs != 1)}", flush=True)
     job = Job(name, verb.CONFIG)
     SweepRecorder.folder = None
     Folders.reserve = not line.showing
@@ -213,18 +218,31 @@ def _hydra(name: str, job: Job, line: CommandLine) -> int:
     GlobalHydra.instance().clear()
     app = hydra.main(config_path=config_path(), config_name=job.config, version_base="1.3")(job)
     try:
-        with _changed(sys.argv, [f"pds {name}", *line.overrides, *line.flags]), _full_error_env():
+        words = [f"pds {name}", *line.overrides, *line.flags]
+        with _changed(sys.argv, words), _full_error_env(), _said(line) as said:
             app()
     except SystemExit as end:
+        if end.code and said is not None:  # what Hydra says of a part that is not there
+            raise UserError(one_line(said.getvalue().strip()).rstrip(".") + ".") from end
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     return 0
+
+
+@contextmanager
+def _said(line: CommandLine) -> Iterator[io.StringIO | None]:
+    """Catches what Hydra prints on stderr while it only shows something."""
+    if not line.showing:
+        yield None
+        return
+    with redirect_stderr(io.StringIO()) as said:
+        yield said
 
 
 def _sentence(error: Exception, job: Job, line: CommandLine, composing: bool = False) -> str | None:
     """The sentence for an error of the job, or of Hydra while it read the command line."""
     text = explain(error, job.config, line.overrides, line.config_dirs)
     if text is None and composing and isinstance(error, ValueError | TypeError | AssertionError):
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         return f"cannot make a config from {' '.join([*line.overrides, *line.flags])}: {first}."
     return text
 
@@ -258,7 +276,7 @@ def _report(error: BaseException, sentence: str | None, argv: Sequence[str]) -> 
         print(f"{verb}: {sentence}", file=sys.stderr)
         return 2
     print(
-        f"{verb}: unexpected {type(error).__name__}: {error} "
+        f"{verb}: unexpected {type(error).__name__}: {one_line(str(error))} "
         "(this is a defect; debug=true shows where).",
         file=sys.stderr,
     )

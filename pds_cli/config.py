@@ -13,7 +13,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.types import Override
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 
 from pds_cli.errors import UserError
@@ -746,8 +748,7 @@ def _leaves(
 
     Missing values are left out.
     """
-    target = None if OmegaConf.is_missing(node, "_target_") else node.get("_target_")
-    foreign = foreign or (isinstance(target, str) and not target.startswith(_OURS))
+    foreign = foreign or is_foreign(node)
     for key in node:
         if OmegaConf.is_missing(node, key):
             continue
@@ -922,6 +923,35 @@ def said_source(text: str, *, _root_: DictConfig) -> str:
     return text if said is None else str(said)
 
 
+def is_foreign(node: DictConfig) -> bool:
+    """Whether a node is built by a class from outside, whose keys mean what it says."""
+    known = isinstance(node._content, dict) and not OmegaConf.is_missing(node, "_target_")
+    target = node.get("_target_") if known else None
+    return isinstance(target, str) and not target.startswith(_OURS)
+
+
+def _open_foreign_groups() -> None:
+    """Lets words name any key of a class from outside; its signature is asked before the run.
+
+    Such a class inherits options that its YAML need not repeat, and which they are is known only
+    once its module, and with it torch, is imported. Hydra closes the composed config and applies
+    the words to it in one step, so the groups in question are opened in between.
+    """
+    original = ConfigLoaderImpl._apply_overrides_to_config
+    if hasattr(original, "opens_foreign_groups"):
+        return
+
+    def apply(overrides: list[Override], cfg: DictConfig) -> None:
+        for key in cfg:
+            node = cfg._get_node(key)
+            if isinstance(node, DictConfig) and is_foreign(node):
+                OmegaConf.set_struct(node, False)
+        original(overrides, cfg)
+
+    apply.opens_foreign_groups = True  # type: ignore[attr-defined]
+    ConfigLoaderImpl._apply_overrides_to_config = staticmethod(apply)  # type: ignore[assignment]
+
+
 def register() -> None:
     """Registers schemas and the resolvers of our YAML files; safe to call again."""
     store = ConfigStore.instance()
@@ -930,6 +960,7 @@ def register() -> None:
     for option, schema in GROUP_SCHEMAS.items():
         group, _, name = option.rpartition("/")
         store.store(group=f"schema/{group}", name=name, node=schema, provider="pds")
+    _open_foreign_groups()
     OmegaConf.register_new_resolver("pds_folder", output_folder, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("pds_result", result_folder, replace=True)
     OmegaConf.register_new_resolver("pds_source", said_source, replace=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from pds_cli.config import choice, method_of, overrides, run_folder
+from pds_cli.catalogue import did_you_mean
+from pds_cli.config import choice, is_foreign, method_of, overrides, run_folder
 from pds_cli.errors import UserError
-from pds_cli.instantiate import resolve_config
+from pds_cli.instantiate import check_target, resolve_config
 
 if TYPE_CHECKING:
     from pds_cli.backbones.base import Backbone, Text
@@ -75,6 +77,7 @@ def chosen(run: RunFolder | None = None) -> dict[str, str]:
 def resolved(cfg: DictConfig) -> DictConfig:
     """The configuration, with the backbone's recommendations where nothing was said."""
     cfg = copy.deepcopy(cfg)
+    _check_foreign(cfg)
     _warn_unused(cfg)
     if cfg.resume and OmegaConf.is_missing(cfg, "prompt"):
         cfg.prompt = ""  # the run that goes on has one
@@ -87,6 +90,32 @@ def resolved(cfg: DictConfig) -> DictConfig:
         if key in cfg.loss and cfg.loss[key] is None:
             cfg.loss[key] = cfg[key]
     return resolve_config(cfg)
+
+
+def _check_foreign(cfg: DictConfig) -> None:
+    """Asks classes from outside whether they know their keys; gives their losses the run's ω.
+
+    Raises:
+        UserError: a key that a class does not know, or a class that may not be built.
+    """
+    for group in (*GROUPS, "editor", "optimizer", "logger"):
+        node = cfg[group]
+        if not isinstance(node, DictConfig) or not is_foreign(node):
+            continue
+        signature = inspect.signature(check_target(node._target_, list(cfg.allow_modules)))
+        kinds = [parameter.kind for parameter in signature.parameters.values()]
+        known = list(signature.parameters)
+        for key in node:
+            ours = str(key).startswith("_") or inspect.Parameter.VAR_KEYWORD in kinds
+            if key not in known and not ours:
+                near = did_you_mean(str(key), known)
+                raise UserError(
+                    f"{group}.{key!s} is not a key of {node._target_}{near} "
+                    f"It takes {', '.join(known)}."
+                )
+        for key in ("guidance", "source_guidance"):
+            if group == "loss" and key in known and key not in node:
+                node[key] = None  # filled in where a loss's YAML has them, too
 
 
 def _warn_unused(cfg: DictConfig) -> None:
