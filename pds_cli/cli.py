@@ -13,6 +13,7 @@ import re
 import shutil
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from importlib import import_module
@@ -35,6 +36,8 @@ from pds_cli.errors import UserError
 from pds_cli.explain import explain, one_line
 from pds_cli.overrides import CommandLine, job_count, read_command_line
 
+# What Hydra raises for words that it cannot use, besides its own errors.
+_OF_WORDS = (ValueError, TypeError, AssertionError, UserWarning)
 OUTCOME = ".hydra/outcome.json"
 EXAMPLES = (
     ('pds edit scene=figurine2d prompt="a photo of a man wearing a wizard hat"', "edit a picture"),
@@ -191,7 +194,9 @@ def _configured(name: str, verb: ModuleType, argv: list[str]) -> int:
     line = read_command_line(argv, getattr(verb, "POSITIONAL", None))
     for folder in line.config_dirs:
         if not folder.is_dir():
-            raise UserError(f"--config-dir {folder} is not a folder.")
+            raise UserError(
+                f"{folder} is not a folder: --config-dir and hydra.searchpath name ones of groups."
+            )
     if line.sweep and not line.showing:
         jobs = job_count(line.overrides, catalogue(line.config_dirs))
         if jobs is not None:  # composing them takes a while, and this says so
@@ -220,6 +225,7 @@ def _hydra(name: str, job: Job, line: CommandLine) -> int:
     try:
         words = [f"pds {name}", *line.overrides, *line.flags]
         with _changed(sys.argv, words), _full_error_env(), _said(line) as said:
+            warnings.filterwarnings("error", message="provider=hydra.searchpath")
             app()
     except SystemExit as end:
         if end.code and said is not None:  # what Hydra says of a part that is not there
@@ -241,7 +247,7 @@ def _said(line: CommandLine) -> Iterator[io.StringIO | None]:
 def _sentence(error: Exception, job: Job, line: CommandLine, composing: bool = False) -> str | None:
     """The sentence for an error of the job, or of Hydra while it read the command line."""
     text = explain(error, job.config, line.overrides, line.config_dirs)
-    if text is None and composing and isinstance(error, ValueError | TypeError | AssertionError):
+    if text is None and composing and isinstance(error, _OF_WORDS):
         first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         return f"cannot make a config from {' '.join([*line.overrides, *line.flags])}: {first}."
     return text

@@ -7,7 +7,7 @@ needs no schema: `scene`, `loss` and the other groups are open at the top level.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -733,8 +733,27 @@ def validate(verb: str, cfg: DictConfig) -> None:
     device = cfg.get("device")
     if device is not None and device not in DEVICES and not _is_cuda_index(device):
         raise UserError(f"device={device} is not a device: use auto, cpu, cuda or cuda:<number>.")
+    _check_added(cfg, VERB_SCHEMAS[verb])
     for name, value, foreign in _leaves(cfg):
         check(name, value, foreign)
+
+
+def _check_added(node: DictConfig, schema: type | None, prefix: str = "") -> None:
+    """Refuses what `+key=value` added where nobody looks at it: beside a verb's own keys.
+
+    What is built by a class is asked of that class.
+    """
+    from pds_cli.catalogue import did_you_mean  # which needs this module
+
+    known = [item.name for item in fields(schema)] if schema is not None else None
+    for key in node:
+        if known is not None and key not in known and "_target_" not in node:
+            near = did_you_mean(str(key), known)
+            raise UserError(f"{prefix}{key!s} is not a key{near} Keys are {', '.join(known)}.")
+        child = node._get_node(key)
+        kind = OmegaConf.get_type(child) if isinstance(child, DictConfig) else None
+        if isinstance(child, DictConfig) and is_dataclass(kind) and child._content:
+            _check_added(child, kind, f"{prefix}{key!s}.")
 
 
 def _is_cuda_index(device: str) -> bool:

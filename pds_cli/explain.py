@@ -252,7 +252,8 @@ def _no_such(group: str, option: str, options: Sequence[str]) -> str:
 def _unfilled(error: InterpolationResolutionError, line: Line) -> str:
     """For `${…}` that leads nowhere."""
     text = _first_line(error)
-    key = error.full_key or next((w.split("=")[0] for w in line.overrides if "${" in w), "")
+    key = (error.full_key or "").removeprefix("_dummy_")
+    key = key or next((w.split("=")[0] for w in line.overrides if "${" in w), "")
     before = f"{line.word(key)}: " if key else ""
     if match := re.search(r"nterpolation key '(.*?)'", text):
         group = match[1].rpartition(".")[2]

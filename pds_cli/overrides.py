@@ -74,9 +74,7 @@ _SWITCHED_OFF = {
     **dict.fromkeys(("--config-name", "-cn", "--config-path", "-cp"), _OWN),
 }
 _SHOWN = ("job", "hydra", "all")
-_MODES = frozenset(
-    ["--run", "-r", "--multirun", "-m", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc"]
-)
+_MODES = frozenset(["--run", "-r", "--multirun", "-m", "--cfg", "-c", "--shell-completion", "-sc"])
 _FLAGS = (
     *sorted(_FLAGS_WITH_VALUE),
     *["--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m"],
@@ -140,7 +138,7 @@ def read_command_line(argv: Sequence[str], positional: str | None = None) -> Com
         word = words.pop(0)
         if word.startswith("-") and len(word) > 1:
             line.flags.append(word)
-            wants = word in _FLAGS_WITH_VALUE
+            wants = word in _FLAGS_WITH_VALUE or word in _SWITCHED_OFF
             if words and (wants or (word in ("--info", "-i") and words[0] in _INFO)):
                 line.flags.append(words.pop(0))
         elif positional and not word.startswith("~") and ("=" not in word or _is_path(word)):
@@ -166,7 +164,7 @@ def _check_flags(flags: Sequence[str]) -> None:
     values = {index + 1 for index, flag in enumerate(flags) if flag in _FLAGS_WITH_VALUE}
     given = {flag.partition("=")[0] for index, flag in enumerate(flags) if index not in values}
     for index, flag in enumerate(flags):
-        if index in values:
+        if index in values or not flag.startswith("-"):
             continue
         name, equals, value = flag.partition("=")
         if name in _SWITCHED_OFF:

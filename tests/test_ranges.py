@@ -172,12 +172,12 @@ def test_a_run_says_so_before_anything_is_built(
 
 def test_a_class_from_outside_has_finite_numbers_and_its_own_meaning_of_names() -> None:
     cfg = OmegaConf.create(
-        {"loss": {"_target_": "mine.Spring", "strength": 3.0, "deep": [{"step": -5}]}}
+        {"scene": {"_target_": "mine.Spring", "strength": 3.0, "deep": [{"step": -5}]}}
     )
     validate("fit", cfg)
-    cfg.loss.deep[0].step = math.nan
+    cfg.scene.deep[0].step = math.nan
     with pytest.raises(
-        UserError, match=r"loss\.deep=.* is out of range: it must be a finite number"
+        UserError, match=r"scene\.deep=.* is out of range: it must be a finite number"
     ):
         validate("fit", cfg)
 

@@ -18,6 +18,7 @@ from pds_cli.catalogue import did_you_mean
 from pds_cli.config import choice, is_foreign, method_of, overrides, run_folder
 from pds_cli.errors import UserError
 from pds_cli.instantiate import check_target, resolve_config
+from pds_cli.unused import DATASET_UPDATE, remarks
 
 if TYPE_CHECKING:
     from pds_cli.backbones.base import Backbone, Text
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 HELP = "edit what a scene shows, by text, and keep the rest"
 CONFIG = "edit"
 METHOD = ("loss", "editor")
-DATASET_UPDATE = "pds_cli.dataset_update.DatasetUpdateObjective"
 # Whose options the run folder names, for reports and comparisons.
 GROUPS = ("scene", "representation", "backbone", "loss")
 DEFAULTS = {"guidance": 7.5, "source_guidance": None, "steps": 500, "lr": 0.02}
@@ -78,7 +78,8 @@ def resolved(cfg: DictConfig) -> DictConfig:
     """The configuration, with the backbone's recommendations where nothing was said."""
     cfg = copy.deepcopy(cfg)
     _check_foreign(cfg)
-    _warn_unused(cfg)
+    for remark in remarks(cfg, overrides(), choice):
+        print(f"pds: {remark}", file=sys.stderr)
     if cfg.resume and OmegaConf.is_missing(cfg, "prompt"):
         cfg.prompt = ""  # the run that goes on has one
     recommended = _recommended(cfg)
@@ -116,18 +117,6 @@ def _check_foreign(cfg: DictConfig) -> None:
         for key in ("guidance", "source_guidance"):
             if group == "loss" and key in known and key not in node:
                 node[key] = None  # filled in where a loss's YAML has them, too
-
-
-def _warn_unused(cfg: DictConfig) -> None:
-    """Says on stderr what was given for a loss where an editor on its own is at work."""
-    editor = OmegaConf.select(cfg, "editor._target_")
-    if editor is None or cfg.loss._target_ == DATASET_UPDATE:
-        return
-    given = [(key, f"{key}={cfg[key]}") for key in DEFAULTS if cfg[key] is not None]
-    given += [("", word) for word in overrides() if word.startswith("loss")]
-    for key, word in given:
-        own = f"; its own is editor.{key}" if key in cfg.editor else ""
-        print(f"pds: editor={choice('editor')} looks at no {word}{own}", file=sys.stderr)
 
 
 def _of_loss(values: DictConfig, cfg: DictConfig, default: Any) -> Any:
