@@ -29,7 +29,7 @@ from pds_cli.errors import UserError
 from pds_cli.instantiate import escape_text
 from pds_cli.ranges import shown
 
-MOST_JOBS = 10_000  # of a sweep: composing so many takes minutes already
+MOST_JOBS = 10_000  # of a sweep: Hydra composes each twice, and takes some 0.2 s for it
 MOST_BYTES = 4_000_000  # of a file of prompts
 
 # Lists of paths at the top level: one path may be given without brackets.

@@ -525,7 +525,7 @@ def test_the_commands_of_the_docs_work(pds: Callable, verb: Callable, command: s
         assert pds(name, *words).code == 0
         return
     verb("standin", DUMP, config=name)
-    Path("prompts.txt").write_text("a photo of a robot\na photo of a bear, smiling\n")
+    Path("prompts.txt").write_text("a robot\na bear, smiling\na man = 5 $\n")
     if "hydra/launcher=joblib" in words:
         words.append("hydra.launcher.n_jobs=1")
     assert pds("standin", *words).code == 0
