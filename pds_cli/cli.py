@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 a defect of ours, 2 something that the user can mend, 130 
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import pkgutil
 import re
@@ -13,8 +14,9 @@ import shutil
 import sys
 import traceback
 import uuid
+import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, suppress
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -40,10 +42,10 @@ from pds_cli.config import (
     validate,
 )
 from pds_cli.errors import UserError
-from pds_cli.explain import explain
+from pds_cli.explain import explain, one_line
 from pds_cli.files import write_text
 from pds_cli.interrupts import as_keyboard_interrupt, raise_if_seen
-from pds_cli.overrides import CommandLine, read_command_line
+from pds_cli.overrides import CommandLine, job_count, read_command_line
 from pds_cli.runs.ownership import (
     CARD,
     LOCK,
@@ -62,6 +64,8 @@ from pds_cli.runs.ownership import (
 
 # What Hydra would write beside a run stands in run.json and config.yaml.
 NO_NOTES = "hydra.output_subdir=null"
+# What Hydra raises for words that it cannot use, besides its own errors.
+_OF_WORDS = (ValueError, TypeError, AssertionError, UserWarning)
 EXAMPLES = (
     ('pds edit scene=figurine2d prompt="a photo of a man wearing a wizard hat"', "edit a picture"),
     ('pds edit scene=figurine prompt="a photo of a man raising his arms"', "edit a NeRF"),
@@ -187,7 +191,7 @@ class Job:
     def _failed(self, error: Exception, cfg: DictConfig) -> None:
         number = HydraConfig.get().job.num
         text = explain(error, self.config, [])
-        sentence = text or f"{type(error).__name__}: {error}"
+        sentence = text or one_line(f"{type(error).__name__}: {error}")
         if cfg.get("debug") or _full_errors():
             traceback.print_exception(error)
         print(f"pds {self.verb}: job {number} failed: {sentence}", file=sys.stderr)
@@ -254,7 +258,13 @@ def _configured(name: str, verb: ModuleType, argv: list[str]) -> int:
     line = read_command_line(argv, getattr(verb, "POSITIONAL", None))
     for folder in line.config_dirs:
         if not folder.is_dir():
-            raise UserError(f"--config-dir {folder} is not a folder.")
+            raise UserError(
+                f"{folder} is not a folder: --config-dir and hydra.searchpath name ones of groups."
+            )
+    if line.sweep and not line.showing:
+        jobs = job_count(line.overrides, catalogue(line.config_dirs))
+        if jobs is not None:  # composing them takes a while, and this says so
+            print(f"pds {name}: {jobs:,} job{'s' * (jobs != 1)}", flush=True)
     job = Job(name, verb.CONFIG)
     SweepRecorder.folder, Folders.sweep = None, None
     Folders.made.clear()
@@ -290,18 +300,31 @@ def _hydra(name: str, job: Job, line: CommandLine) -> int:
     app = hydra.main(config_path=config_path(), config_name=job.config, version_base="1.3")(job)
     try:
         words = [f"pds {name}", NO_NOTES, *line.overrides, *line.flags]
-        with _changed(sys.argv, words), _full_error_env():
+        with _changed(sys.argv, words), _full_error_env(), _said(line) as said:
+            warnings.filterwarnings("error", message="provider=hydra.searchpath")
             app()
     except SystemExit as end:
+        if end.code and said is not None:  # what Hydra says of a part that is not there
+            raise UserError(one_line(said.getvalue().strip()).rstrip(".") + ".") from end
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     return 0
+
+
+@contextmanager
+def _said(line: CommandLine) -> Iterator[io.StringIO | None]:
+    """Catches what Hydra prints on stderr while it only shows something."""
+    if not line.showing:
+        yield None
+        return
+    with redirect_stderr(io.StringIO()) as said:
+        yield said
 
 
 def _sentence(error: Exception, job: Job, line: CommandLine, composing: bool = False) -> str | None:
     """The sentence for an error of the job, or of Hydra while it read the command line."""
     text = explain(error, job.config, line.overrides, line.config_dirs)
-    if text is None and composing and isinstance(error, ValueError | TypeError | AssertionError):
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if text is None and composing and isinstance(error, _OF_WORDS):
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         return f"cannot make a config from {' '.join([*line.overrides, *line.flags])}: {first}."
     return text
 
@@ -351,7 +374,7 @@ def _report(error: BaseException, sentence: str | None, argv: Sequence[str]) -> 
         print(f"{verb}: {sentence}", file=sys.stderr)
         return 2
     print(
-        f"{verb}: unexpected {type(error).__name__}: {error} "
+        f"{verb}: unexpected {type(error).__name__}: {one_line(str(error))} "
         "(this is a defect; debug=true shows where).",
         file=sys.stderr,
     )

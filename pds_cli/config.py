@@ -1,4 +1,4 @@
-"""Configuration: typed schemas of verbs and shipped groups, range checks, and run folders.
+"""Configuration: typed schemas of verbs and shipped groups, checks of values, and run folders.
 
 The schemas give every key its type; the values stand in `conf/`. A YAML from outside the package
 needs no schema: `scene`, `loss` and the other groups are open at the top level.
@@ -6,19 +6,21 @@ needs no schema: `scene`, `loss` and the other groups are open at the top level.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.types import Override
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 
 from pds_cli.errors import UserError
+from pds_cli.ranges import check
 
 DEVICES = ("auto", "cpu", "cuda")
 # Settings that may differ when a run goes on: they change nothing of its result.
@@ -715,68 +717,11 @@ GROUP_SCHEMAS: dict[str, type] = {
 }
 
 
-# --- range checks --------------------------------------------------------------------------------
+# --- checks --------------------------------------------------------------------------------------
 
-# Last component of a key → (test, what would be right). Applied to verbs and groups alike.
-_RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    **dict.fromkeys(
-        [
-            "steps",
-            "every",
-            "batch_size",
-            "n",
-            "num_inference_steps",
-            "images",
-            "count",
-            "cameras",
-            "resolution",
-            "points",
-            "raster",
-            "size",
-            "max_size",
-            "downscale",
-            "overlap",
-            "eval_every",
-            "frames",
-            "components",
-            "per_drawing",
-            "class_images",
-            "rank",
-        ],
-        (lambda x: x >= 1, "a whole number of at least 1"),
-    ),
-    **dict.fromkeys(
-        (
-            "checkpoint_every",
-            "render_every",
-            "turntable",
-            "animation",
-            "source_bank",
-            "eval_interval",
-            "held_out",
-        ),
-        (lambda x: x >= 0, "a whole number of at least 0"),
-    ),
-    "seed": (lambda x: 0 <= x < 2**63, "a whole number from 0 to 2**63 - 1"),
-    **dict.fromkeys(
-        ("guidance", "source_guidance", "identity", "psi", "chi"),
-        (math.isfinite, "a finite number"),
-    ),
-    **dict.fromkeys(
-        ("lr", "eps", "clip_norm", "clip_value", "fps", "extent", "threshold", "max_move"),
-        (lambda x: math.isfinite(x) and x > 0, "a finite number above 0"),
-    ),
-    **dict.fromkeys(("around", "opacity"), (lambda x: 0 <= x <= 1, "a number from 0 to 1")),
-    **dict.fromkeys(
-        (
-            *("weight_decay", "momentum", "noise", "std", "eta", "symmetry", "xing"),
-            "prior_weight",
-            *("point_lr", "color_lr", "opacity_lr", "gradient_lr"),
-        ),
-        (lambda x: math.isfinite(x) and x >= 0, "a finite number of at least 0"),
-    ),
-}
 _TEXTS = ("prompt",)
+# Where the keys of a class mean what `pds_cli.ranges` says.
+_OURS = ("pds_cli.", "torch.optim.")
 
 
 def keys_of(verb: str) -> set[str]:
@@ -803,41 +748,52 @@ def validate(verb: str, cfg: DictConfig) -> None:
     device = cfg.get("device")
     if device is not None and device not in DEVICES and not _is_cuda_index(device):
         raise UserError(f"device={device} is not a device: use auto, cpu, cuda or cuda:<number>.")
-    for key, value in _leaves(cfg):
-        _check(key, value)
+    _check_added(cfg, VERB_SCHEMAS[verb])
+    for name, value, foreign in _leaves(cfg):
+        check(name, value, foreign)
+
+
+def _check_added(node: DictConfig, schema: type | None, prefix: str = "") -> None:
+    """Refuses what `+key=value` added where nobody looks at it: beside a verb's own keys.
+
+    What is built by a class is asked of that class.
+    """
+    from pds_cli.catalogue import did_you_mean  # which needs this module
+
+    known = [item.name for item in fields(schema)] if schema is not None else None
+    for key in node:
+        if known is not None and key not in known and "_target_" not in node:
+            near = did_you_mean(str(key), known)
+            raise UserError(f"{prefix}{key!s} is not a key{near} Keys are {', '.join(known)}.")
+        child = node._get_node(key)
+        kind = OmegaConf.get_type(child) if isinstance(child, DictConfig) else None
+        if isinstance(child, DictConfig) and is_dataclass(kind) and child._content:
+            _check_added(child, kind, f"{prefix}{key!s}.")
 
 
 def _is_cuda_index(device: str) -> bool:
     return device.startswith("cuda:") and device[5:].isdigit()
 
 
-def _check(key: str, value: Any) -> None:
-    name = key.rpartition(".")[2]
-    if name == "timesteps" and isinstance(value, list):
-        if len(value) != 2 or not all(isinstance(t, int | float) for t in value):
-            raise UserError(f"{key}={value} must be two numbers, for example [0.02,0.98].")
-        if not 0 <= value[0] <= value[1] <= 1:
-            raise UserError(f"{key}={value} must be two ascending ratios between 0 and 1.")
-    if name not in _RANGES or isinstance(value, bool) or not isinstance(value, int | float):
-        return
-    right, words = _RANGES[name]
-    if not right(value):
-        raise UserError(f"{key}={value} is out of range: it must be {words}.")
+def _leaves(
+    node: DictConfig, prefix: str = "", foreign: bool = False
+) -> Iterator[tuple[str, Any, bool]]:
+    """Dotted keys with resolved values, and whether a class from outside has them.
 
-
-def _leaves(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys with resolved values; missing values are left out."""
+    Missing values are left out.
+    """
+    foreign = foreign or is_foreign(node)
     for key in node:
         if OmegaConf.is_missing(node, key):
             continue
         value = node[key]
         name = f"{prefix}{key!s}"
         if isinstance(value, DictConfig):
-            yield from _leaves(value, f"{name}.")
+            yield from _leaves(value, f"{name}.", foreign)
         elif isinstance(value, ListConfig):
-            yield name, OmegaConf.to_container(value)
+            yield name, OmegaConf.to_container(value, resolve=True), foreign
         else:
-            yield name, value
+            yield name, value, foreign
 
 
 # --- where things are ----------------------------------------------------------------------------
@@ -1091,6 +1047,35 @@ def said_source(text: str, *, _root_: DictConfig) -> str:
     return text if said is None else str(said)
 
 
+def is_foreign(node: DictConfig) -> bool:
+    """Whether a node is built by a class from outside, whose keys mean what it says."""
+    known = isinstance(node._content, dict) and not OmegaConf.is_missing(node, "_target_")
+    target = node.get("_target_") if known else None
+    return isinstance(target, str) and not target.startswith(_OURS)
+
+
+def _open_foreign_groups() -> None:
+    """Lets words name any key of a class from outside; its signature is asked before the run.
+
+    Such a class inherits options that its YAML need not repeat, and which they are is known only
+    once its module, and with it torch, is imported. Hydra closes the composed config and applies
+    the words to it in one step, so the groups in question are opened in between.
+    """
+    original = ConfigLoaderImpl._apply_overrides_to_config
+    if hasattr(original, "opens_foreign_groups"):
+        return
+
+    def apply(overrides: list[Override], cfg: DictConfig) -> None:
+        for key in cfg:
+            node = cfg._get_node(key)
+            if isinstance(node, DictConfig) and is_foreign(node):
+                OmegaConf.set_struct(node, False)
+        original(overrides, cfg)
+
+    apply.opens_foreign_groups = True  # type: ignore[attr-defined]
+    ConfigLoaderImpl._apply_overrides_to_config = staticmethod(apply)  # type: ignore[assignment]
+
+
 def register() -> None:
     """Registers schemas and the resolvers of our YAML files; safe to call again."""
     store = ConfigStore.instance()
@@ -1099,6 +1084,7 @@ def register() -> None:
     for option, schema in GROUP_SCHEMAS.items():
         group, _, name = option.rpartition("/")
         store.store(group=f"schema/{group}", name=name, node=schema, provider="pds")
+    _open_foreign_groups()
     OmegaConf.register_new_resolver("pds_folder", output_folder, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("pds_sweep", sweep_folder, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("pds_result", result_folder, replace=True)

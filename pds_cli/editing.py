@@ -96,7 +96,7 @@ class EditObjective(Objective):
         if not self.distillation.source_bank:
             return self.distillation(*args, progress=progress, generator=generator)
         t, eps, eps_src = self._bank(view).draw(draws, progress, generator)
-        return self.distillation.evaluate(*args, t=t, eps=eps, eps_src=eps_src)
+        return self.distillation.evaluate(*args, t=t, eps=eps, eps_src=eps_src, progress=progress)
 
     def _bank(self, view: View) -> SourceBank:
         if view.name not in self._banks:

@@ -8,17 +8,29 @@ means what it says.
 from __future__ import annotations
 
 import difflib
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Quote, QuotedString
+from hydra.core.override_parser.types import (
+    ChoiceSweep,
+    Glob,
+    Override,
+    Quote,
+    QuotedString,
+    RangeSweep,
+)
 from hydra.errors import HydraException
 
 from pds_cli.errors import UserError
 from pds_cli.instantiate import escape_text
+from pds_cli.ranges import shown
+
+MOST_JOBS = 10_000  # of a sweep: Hydra composes each twice, and takes some 0.2 s for it
+MOST_BYTES = 4_000_000  # of a file of prompts
 
 # Lists of paths at the top level: one path may be given without brackets.
 _PATH_LISTS = frozenset(["runs", "collect"])
@@ -46,23 +58,23 @@ FREE_TEXT = frozenset(
 _FREE_AT_TOP = frozenset(["images"])
 _UNSWEPT = ("out", "resume")
 _OVERRIDE = re.compile(r"(\+{0,2})([A-Za-z_][\w./@-]*)=(.*)", re.DOTALL)
+# A float cannot take such an integer, and Python not even read one of thousands of digits.
+_ENDLESS = re.compile(r"(?<![\w.])\d{40,}")
 _QUOTED = r"""(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')"""
 _SEVERAL = re.compile(rf"\s*{_QUOTED}(?:\s*,\s*{_QUOTED})+\s*", re.DOTALL)
-_FLAGS_WITH_VALUE = frozenset(
-    [
-        "--cfg",
-        "-c",
-        "--package",
-        "-p",
-        "--config-path",
-        "-cp",
-        "--config-name",
-        "-cn",
-        "--config-dir",
-        "-cd",
-        "--experimental-rerun",
-    ]
-)
+# Flags with a value, and an example of one.
+_FLAGS_WITH_VALUE = {
+    **dict.fromkeys(("--cfg", "-c"), "job"),
+    **dict.fromkeys(("--package", "-p"), "loss"),
+    **dict.fromkeys(("--config-dir", "-cd"), "my_groups"),
+}
+_OWN = "is switched off: each verb has its own config; --config-dir adds groups of yours."
+_SWITCHED_OFF = {
+    "--experimental-rerun": "reads a pickle and is switched off.",
+    **dict.fromkeys(("--config-name", "-cn", "--config-path", "-cp"), _OWN),
+}
+_SHOWN = ("job", "hydra", "all")
+_MODES = frozenset(["--run", "-r", "--multirun", "-m", "--cfg", "-c", "--shell-completion", "-sc"])
 _FLAGS = (
     *sorted(_FLAGS_WITH_VALUE),
     *["--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m"],
@@ -98,8 +110,11 @@ class CommandLine:
 
     @property
     def config_dirs(self) -> list[Path]:
-        """Folders given with --config-dir."""
+        """Folders given with --config-dir, or as hydra.searchpath=[file://…]."""
         found = []
+        for override in self.overrides:
+            if override.startswith("hydra.searchpath="):
+                found += re.findall(r"file://([^,'\"\]]+)", override)
         for index, flag in enumerate(self.flags):
             name, equals, value = flag.partition("=")
             if name in ("--config-dir", "-cd"):
@@ -123,18 +138,22 @@ def read_command_line(argv: Sequence[str], positional: str | None = None) -> Com
         word = words.pop(0)
         if word.startswith("-") and len(word) > 1:
             line.flags.append(word)
-            wants = word in _FLAGS_WITH_VALUE
+            wants = word in _FLAGS_WITH_VALUE or word in _SWITCHED_OFF
             if words and (wants or (word in ("--info", "-i") and words[0] in _INFO)):
                 line.flags.append(words.pop(0))
         elif positional and not word.startswith("~") and ("=" not in word or _is_path(word)):
             line.words.append(word)
+        elif not word.lstrip("+~").partition("=")[0]:
+            raise UserError(f"{word!r} names no key: write key=value.")
         elif "=" in word or word.startswith("~"):
             line.overrides.append(word)
         else:
             raise UserError(f"{word!r} is not key=value; quote a value that holds spaces.")
     _check_flags(line.flags)
     sweep = line.sweep
-    line.overrides = [quote_free_text(override, sweep) for override in line.overrides]
+    line.overrides = [
+        _prompts(override, sweep) or quote_free_text(override, sweep) for override in line.overrides
+    ]
     if positional and line.words:
         items = ",".join(quote(word) for word in line.words)
         line.overrides.append(f"{positional}=[{items}]")
@@ -143,17 +162,37 @@ def read_command_line(argv: Sequence[str], positional: str | None = None) -> Com
 
 def _check_flags(flags: Sequence[str]) -> None:
     values = {index + 1 for index, flag in enumerate(flags) if flag in _FLAGS_WITH_VALUE}
+    given = {flag.partition("=")[0] for index, flag in enumerate(flags) if index not in values}
     for index, flag in enumerate(flags):
-        name = flag.partition("=")[0]
-        if name == "--experimental-rerun":
-            raise UserError("--experimental-rerun reads a pickle and is switched off.")
-        if index in values or not flag.startswith("-") or name in _FLAGS:
+        if index in values or not flag.startswith("-"):
             continue
-        near = difflib.get_close_matches(name, _FLAGS, 1)
-        raise UserError(
-            f"there is no option {name}"
-            + (f"; did you mean {near[0]}?" if near else "; --help shows what there is.")
-        )
+        name, equals, value = flag.partition("=")
+        if name in _SWITCHED_OFF:
+            raise UserError(f"{name} {_SWITCHED_OFF[name]}")
+        if name not in _FLAGS:
+            raise UserError(f"there is no option {name}{_instead_of(flag)}")
+        if name in _FLAGS_WITH_VALUE:
+            value = value if equals else "".join(flags[index + 1 : index + 2])
+            _check_value(name, value)
+    if {"--package", "-p", "--resolve"} & given and not {"--cfg", "-c", "--help", "-h"} & given:
+        raise UserError("--package and --resolve go with --cfg: they say what of it is shown.")
+    modes = [flag for flag in flags if flag.partition("=")[0] in _MODES]
+    if len(modes) > 1:
+        raise UserError(f"Only one of {', '.join(modes)} can be given.")
+
+
+def _instead_of(flag: str) -> str:
+    near = difflib.get_close_matches(flag.partition("=")[0], _FLAGS, 1)
+    if re.fullmatch(r"--[A-Za-z_][\w.]*=.*", flag, re.DOTALL):
+        return f": a key has no dashes, {flag.lstrip('-')}."
+    return f"; did you mean {near[0]}?" if near else "; --help shows what there is."
+
+
+def _check_value(name: str, value: str) -> None:
+    if not value:
+        raise UserError(f"{name} needs a value, as in {name} {_FLAGS_WITH_VALUE[name]}.")
+    if name in ("--cfg", "-c") and value not in _SHOWN:
+        raise UserError(f"{name} {value} is unknown; choose one of {', '.join(_SHOWN)}.")
 
 
 def quote(text: str) -> str:
@@ -174,6 +213,8 @@ def quote_free_text(override: str, sweep: bool = False) -> str:
     )
     if match and match[2] in _PATH_LISTS and match[3][:1] not in ("[", "$", ""):
         return f"{match[1]}{match[2]}=[{quote(match[3])}]"
+    if not free and _ENDLESS.search(override):
+        raise UserError(f"{shown(override)} is out of range: no number here has so many digits.")
     if match is None or not free or match[3] == "null":
         return override
     plus, key, value = match.groups()
@@ -181,6 +222,86 @@ def quote_free_text(override: str, sweep: bool = False) -> str:
         raise UserError("resume continues one run: leave out -m.")
     texts = _several(value) if sweep and key not in _UNSWEPT else None
     return f"{plus}{key}=" + ",".join(quote(text) for text in texts or [value])
+
+
+def _prompts(override: str, sweep: bool) -> str | None:
+    """`prompt=@file` as the file's lines; None for any other word.
+
+    `@@` at a prompt's beginning stands for an `@` that is its own.
+    """
+    key, _, value = override.partition("=")
+    if key.lstrip("+") != "prompt" or not value.startswith("@"):
+        return None
+    if value.startswith("@@"):
+        return f"{key}={quote(value[1:])}"
+    texts = prompts_in(Path(value[1:]).expanduser())
+    if len(texts) > 1 and not sweep:
+        raise UserError(
+            f"{shown(override)} holds {len(texts):,} prompts: add -m to run each of them."
+        )
+    return f"{key}=" + ",".join(map(quote, texts))
+
+
+def literal_prompt(text: str) -> str:
+    """The word `prompt=…` of a command line that arrives as `text`, whatever it begins with."""
+    return f"prompt={'@' if text.startswith('@') else ''}{text}"
+
+
+def prompts_in(path: Path) -> list[str]:
+    """The lines of a UTF-8 file that are not empty.
+
+    Raises:
+        UserError: there is no such file, it is no text, or it holds too much or nothing.
+    """
+    said = f"prompt=@{path}"
+    try:
+        if not path.is_file():
+            raise UserError(f"{said}: there is no such file; a prompt's own @ is written @@.")
+        if path.stat().st_size > MOST_BYTES:
+            raise UserError(f"{said} is larger than {MOST_BYTES:,} bytes: it holds no prompts.")
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        reason = "not UTF-8" if isinstance(error, ValueError) else error.strerror
+        raise UserError(f"{said} cannot be read as a text of prompts ({reason}).") from error
+    texts = [line.strip() for line in text.split("\n") if line.strip()]
+    if "\0" in text or not texts:
+        raise UserError(f"{said} holds {'no text' if texts else 'nothing'}: a line is a prompt.")
+    return texts
+
+
+def job_count(overrides: Sequence[str], groups: Mapping[str, Iterable[str]]) -> int | None:
+    """How many jobs a sweep over these words has; None where Hydra has to say what is wrong.
+
+    Args:
+        groups: group → its options, for `glob(…)`.
+
+    Raises:
+        UserError: none at all, or more than `MOST_JOBS`.
+    """
+    count = 1
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        for override in parsed:
+            count *= _values(override, groups) if override.is_sweep_override() else 1
+            if not count:
+                raise UserError(f"{override.input_line} holds no value: there is nothing to run.")
+    except (HydraException, ValueError, TypeError, OverflowError):
+        return None
+    if count > MOST_JOBS:
+        raise UserError(f"a sweep of {count:,} jobs is refused: it may have {MOST_JOBS:,}.")
+    return count
+
+
+def _values(override: Override, groups: Mapping[str, Iterable[str]]) -> int:
+    value = override.value()
+    if isinstance(value, RangeSweep):
+        step = float(value.step)
+        return max(0, math.ceil((float(value.stop or 0) - float(value.start or 0)) / step))
+    if isinstance(value, Glob):
+        return len(value.filter(list(groups.get(override.key_or_group, ()))))
+    if isinstance(value, ChoiceSweep):
+        return len(value.list)
+    return 1
 
 
 def _several(value: str) -> list[str] | None:

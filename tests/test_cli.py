@@ -466,6 +466,7 @@ def test_a_sweep_that_is_refused_whole_leaves_nothing(pds: Callable, verb: Calla
 
 def test_joblib_runs_jobs_in_other_processes(tmp_path: Path, verb: Callable) -> None:
     body = DUMP + "\nimport os\n(folder / 'pid').write_text(str(os.getpid()))\n"
+    body += "print('hello', end=' '); print('from seed', cfg.seed)\n"
     body += "if cfg.seed == 2: raise UserError('no such hat')\n"
     verb("fake", body, rest=AFTER)
     # Workers are new processes: they find the test's verb through sitecustomize.
@@ -489,6 +490,12 @@ def test_joblib_runs_jobs_in_other_processes(tmp_path: Path, verb: Callable) -> 
     assert {got(tmp_path / f"sweep/{n}")["prompt"] for n in range(3)} == {"a, ${b} (c)"}
     assert str(os.getpid()) not in {(tmp_path / f"sweep/{n}/pid").read_text() for n in range(3)}
     assert json.loads((tmp_path / "sweep/page.json").read_text()) == ["0", "1", "2"]
+    assert done.stdout.startswith("pds fake: 3 jobs\n")
+    for number in range(3):
+        said = [line for line in done.stdout.splitlines() if line.startswith(f"[{number}] ")]
+        assert f"[{number}] hello from seed {number + 1}" in said
+        assert f"seed={number + 1}" in said[0], "what the number stands for"
+    assert "[1] pds fake: job 1 failed: no such hat" in done.stderr
 
 
 # --- from outside --------------------------------------------------------------------------------
@@ -554,6 +561,7 @@ def test_the_commands_of_the_docs_work(pds: Callable, verb: Callable, command: s
         assert pds(name, *words).code == 0
         return
     verb("standin", DUMP, config=name)
+    Path("prompts.txt").write_text("a robot\na bear, smiling\na man = 5 $\n")
     if "hydra/launcher=joblib" in words:
         words.append("hydra.launcher.n_jobs=1")
     assert pds("standin", *words).code == 0

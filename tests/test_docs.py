@@ -117,6 +117,7 @@ def test_each_command_composes(
 ) -> None:
     words = list(command.words[1:])
     write_files(EXTENDING, tmp_path)
+    (tmp_path / "prompts.txt").write_text("a photo of a robot\na photo of a bear, smiling\n")
     if "my_groups" in words:
         (tmp_path / "groups").rename(tmp_path / "my_groups")
         words = [word.replace("=mine", "=spring") for word in words]

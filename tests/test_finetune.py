@@ -187,7 +187,7 @@ def test_a_lora_learns_in_single_precision_beside_weights_in_half(
     [
         (["lr=1e30", "steps=1"], "no finite numbers: give a lower lr="),
         (["rank=100000"], "rank=100000 is more than the "),
-        (["warmup=-3"], "warmup=-3 must be at least 0"),
+        (["warmup=-3"], "warmup=-3 is out of range"),
         (["images=nowhere"], "images=nowhere is no folder"),
         (["method=half"], "choose one of lora, full"),
         ([f"class_prompt={SUBJECT}"], "prompt must say more than class_prompt"),

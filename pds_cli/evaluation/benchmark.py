@@ -19,6 +19,7 @@ from pds_cli.evaluation.table import markdown, summary
 from pds_cli.files import write_text
 from pds_cli.images import read_picture, resize
 from pds_cli.metrics.clip import Clip
+from pds_cli.overrides import literal_prompt
 from pds_cli.progress import Progress
 from pds_cli.runs.folder import RunFolder
 from pds_cli.runs.jobs import chosen, edit_job
@@ -62,7 +63,8 @@ def photo_edits(folder: str | Path) -> dict[str, list[str]]:
             raise UserError(f"{path}: entry {number} must have {', '.join(keys)}, each a text")
         name = f"{number:02d}_{Path(entry['image']).stem}"
         image = path.parent / entry["image"]
-        words = [f"scene.path={image}", f"source={entry['source']}", f"prompt={entry['prompt']}"]
+        words = [f"scene.path={image}", f"source={entry['source']}"]
+        words.append(literal_prompt(str(entry["prompt"])))
         found[name] = ["scene=image", *words]
     return found
 

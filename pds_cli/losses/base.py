@@ -14,7 +14,7 @@ import math
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
@@ -62,13 +62,17 @@ class Branch:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a loss is evaluated on: images x_0 [B,C,h,w] and B prompts, by name; t [B]; ε."""
+    """What a loss is evaluated on: images x_0 [B,C,h,w] and B prompts, by name; t [B]; ε.
+
+    progress: how much of the stage is done, in [0, 1).
+    """
 
     backbone: Backbone
     images: Mapping[str, Tensor]
     texts: Mapping[str, Text]
     t: Tensor
     eps: Tensor
+    progress: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,11 @@ class Branches:
     def t(self) -> Tensor:
         """The timesteps [B]."""
         return self.inputs.t
+
+    @property
+    def progress(self) -> float:
+        """How much of the stage is done, in [0, 1): 0 at its first step."""
+        return self.inputs.progress
 
     @property
     def alphas_cumprod(self) -> Tensor:
@@ -265,7 +274,8 @@ class Loss(ABC):
             x0_src: what it was, [B,C,h,w] or [1,C,h,w]; unused (may be None) for SDS.
             text_tgt: the target prompt, 1 or B encoded prompts.
             text_src: the source prompt likewise; unused (may be None) for SDS.
-            progress: how much of the run is done, in [0, 1]; for `schedule=annealed`.
+            progress: how much of the stage is done, in [0, 1]; for `schedule=annealed`, and for
+                losses that change as a run goes on (`Branches.progress`).
             generator: the source of randomness. Draws are made on its device, then moved.
         """
         walk = Walk(backbone.num_train_timesteps, self.num_inference_steps)
@@ -274,7 +284,8 @@ class Loss(ABC):
         device = generator.device if generator is not None else x0_tgt.device
         eps = torch.randn(x0_tgt.shape, generator=generator, device=device, dtype=x0_tgt.dtype)
         t, eps = t.to(x0_tgt.device), eps.to(x0_tgt.device)
-        return self.evaluate(backbone, x0_tgt, x0_src, text_tgt, text_src, t=t, eps=eps)
+        args = (backbone, x0_tgt, x0_src, text_tgt, text_src)
+        return self.evaluate(*args, t=t, eps=eps, progress=progress)
 
     @torch.no_grad()
     def evaluate(
@@ -288,6 +299,7 @@ class Loss(ABC):
         t: Tensor,
         eps: Tensor,
         eps_src: Tensor | None = None,
+        progress: float = 0.0,
     ) -> LossOutput:
         """The gradient at given timesteps t [B] and noise ε [B,C,h,w]; a pure function.
 
@@ -297,10 +309,12 @@ class Loss(ABC):
         Args:
             eps_src: what `predict_source` gave for this t and ε, [B,C,h,w]; the source branch
                 then stays away from the backbone.
+            progress: how much of the stage is done, in [0, 1).
         """
         inputs = self._inputs(backbone, x0_tgt, x0_src, text_tgt, text_src, t, eps)
+        inputs = replace(inputs, progress=progress)
         branches = self._predictions(inputs, {} if eps_src is None else {"src": eps_src})
-        grad, logs = self.gradient(branches)
+        grad, logs = self._checked(self.gradient(branches), x0_tgt)
         weight = WEIGHTINGS[self.weighting](backbone.alphas_cumprod[t.to(backbone.device)])
         grad = self._clip(per_sample(weight, grad) * grad)
         norm = grad.flatten(1).norm(dim=1).mean()
@@ -354,6 +368,17 @@ class Loss(ABC):
             eps=eps,
             predictions={k: v.to(dtype) for k, v in found.items()} | dict(known),
             t_prev=Walk(backbone.num_train_timesteps, self.num_inference_steps).previous(t),
+        )
+
+    def _checked(self, answer: object, x0_tgt: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """What `gradient` returned, or a UserError for a class that returns something else."""
+        if isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], dict):
+            grad, logs = answer
+            if isinstance(grad, Tensor) and grad.shape == x0_tgt.shape:
+                return grad, logs
+        raise UserError(
+            f"{type(self).__name__}.gradient must return a pair: a gradient "
+            f"{list(x0_tgt.shape)} like the images, and a dict of numbers for the log"
         )
 
     def _omega(self, source: bool = False) -> float:

@@ -9,6 +9,8 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
+from pds_cli.errors import UserError
+
 HELP = "versions, device, which optional parts are usable and how to get the others"
 CONFIG = None
 
@@ -54,7 +56,13 @@ PARTS = {
 
 
 def main(argv: list[str]) -> int:
-    """Prints what is here; always returns 0."""
+    """Prints what is here; always returns 0.
+
+    Raises:
+        UserError: words, of which it takes none.
+    """
+    if argv:
+        raise UserError(f"doctor takes no words, and {argv[0]!r} is one: pds doctor alone.")
     from rich.console import Console
     from rich.text import Text
 

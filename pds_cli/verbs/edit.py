@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from pds_cli.config import choice, method_of, overrides, run_folder
+from pds_cli.catalogue import did_you_mean
+from pds_cli.config import choice, is_foreign, method_of, overrides, run_folder
 from pds_cli.errors import UserError
 from pds_cli.files import write_text
-from pds_cli.instantiate import resolve_config
+from pds_cli.instantiate import check_target, resolve_config
 from pds_cli.interrupts import raise_if_seen
+from pds_cli.unused import DATASET_UPDATE, remarks
 
 if TYPE_CHECKING:
     from pds_cli.backbones.base import Backbone, Text
@@ -31,7 +34,6 @@ HELP = "edit what a scene shows, by text, and keep the rest"
 CONFIG = "edit"
 RESUMES = True
 METHOD = ("loss", "editor")
-DATASET_UPDATE = "pds_cli.dataset_update.DatasetUpdateObjective"
 # Whose options the run folder names, for reports and comparisons.
 GROUPS = ("scene", "representation", "backbone", "loss")
 DEFAULTS = {"guidance": 7.5, "source_guidance": None, "steps": 500, "lr": 0.02}
@@ -82,7 +84,9 @@ def chosen(run: RunFolder | None = None) -> dict[str, str]:
 def resolved(cfg: DictConfig) -> DictConfig:
     """The configuration, with the backbone's recommendations where nothing was said."""
     cfg = copy.deepcopy(cfg)
-    _warn_unused(cfg)
+    _check_foreign(cfg)
+    for remark in remarks(cfg, overrides(), choice):
+        print(f"pds: {remark}", file=sys.stderr)
     if cfg.resume and OmegaConf.is_missing(cfg, "prompt"):
         cfg.prompt = ""  # the run that goes on has one
     recommended = _recommended(cfg)
@@ -96,16 +100,30 @@ def resolved(cfg: DictConfig) -> DictConfig:
     return resolve_config(cfg)
 
 
-def _warn_unused(cfg: DictConfig) -> None:
-    """Says on stderr what was given for a loss where an editor on its own is at work."""
-    editor = OmegaConf.select(cfg, "editor._target_")
-    if editor is None or cfg.loss._target_ == DATASET_UPDATE:
-        return
-    given = [(key, f"{key}={cfg[key]}") for key in DEFAULTS if cfg[key] is not None]
-    given += [("", word) for word in overrides() if word.startswith("loss")]
-    for key, word in given:
-        own = f"; its own is editor.{key}" if key in cfg.editor else ""
-        print(f"pds: editor={choice('editor')} looks at no {word}{own}", file=sys.stderr)
+def _check_foreign(cfg: DictConfig) -> None:
+    """Asks classes from outside whether they know their keys; gives their losses the run's ω.
+
+    Raises:
+        UserError: a key that a class does not know, or a class that may not be built.
+    """
+    for group in (*GROUPS, "editor", "optimizer", "logger"):
+        node = cfg[group]
+        if not isinstance(node, DictConfig) or not is_foreign(node):
+            continue
+        signature = inspect.signature(check_target(group, node._target_, list(cfg.allow_modules)))
+        kinds = [parameter.kind for parameter in signature.parameters.values()]
+        known = list(signature.parameters)
+        for key in node:
+            ours = str(key).startswith("_") or inspect.Parameter.VAR_KEYWORD in kinds
+            if key not in known and not ours:
+                near = did_you_mean(str(key), known)
+                raise UserError(
+                    f"{group}.{key!s} is not a key of {node._target_}{near} "
+                    f"It takes {', '.join(known)}."
+                )
+        for key in ("guidance", "source_guidance"):
+            if group == "loss" and key in known and key not in node:
+                node[key] = None  # filled in where a loss's YAML has them, too
 
 
 def _of_loss(values: DictConfig, cfg: DictConfig, default: Any) -> Any:
