@@ -7,7 +7,6 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -142,6 +141,8 @@ def _edit(cfg: DictConfig, run: RunFolder, resume: bool) -> Path:
     scene = instantiate(cfg.scene, allow_modules=allow)
     backbone = instantiate(cfg.backbone, allow_modules=allow)
     warn_unknown_words(backbone, cfg.prompt, scene.source_prompt, cfg.suffix)
+    if note := scene.ground_truth_note(cfg.prompt + cfg.suffix):
+        print(f"pds: {note}", file=sys.stderr)
     representation = instantiate(cfg.representation, scene, backbone, allow_modules=allow)
     if not resume:
         facts = environment(str(backbone.device), cfg.seed)
@@ -304,10 +305,7 @@ def _finish(
     from pds_cli.outcome import save_views
     from pds_cli.runs.folder import peak_memory
 
-    truths = scene.ground_truth_views(cfg.prompt)
-    if not truths:
-        truth = scene.ground_truth(cfg.prompt)
-        truths = [] if truth is None else [replace(scene.views[0], image=truth)]
+    truths = scene.ground_truth_views(cfg.prompt + cfg.suffix)  # as the backbone read it
     metrics = save_views(run, representation, scene.edit_views, truths) | representation.changes()
     representation.export(run.path / "exports")
     _film(cfg, run, representation, "turntable")
