@@ -22,10 +22,12 @@ from PIL import Image, ImageDraw
 
 from pds_cli.errors import UserError
 from pds_cli.runs.charts import build_chart, short, thin, ticks
-from pds_cli.runs.compare import all_settings, differing_keys, make_plan, write_comparison
+from pds_cli.runs.compare import make_plan, write_comparison
+from pds_cli.runs.differences import all_settings, differing_keys
 from pds_cli.runs.page import clean, duration, meaning, metric_parts, precise
 from pds_cli.runs.record import parse_metrics, read_run
 from pds_cli.runs.report import subsample, write_report
+from pds_cli.runs.settings import FREE
 from pds_cli.video import write_gif
 
 NASTY = '<script>alert("x")</script> & \'quotes\' </title> {{ 7*7 }} "é 猫 😀"'
@@ -516,6 +518,33 @@ def test_copies_of_a_setting_make_no_axis() -> None:
     assert differing_keys(nodes) == ["guidance", "seed"]
     plan = make_plan(nodes, None, None)
     assert (plan.rows, plan.columns, plan.along) == (["seed"], ["guidance"], {})
+
+
+def test_the_best_is_among_runs_of_one_prompt_and_scene(tmp_path: Path) -> None:
+    runs = make_sweep(tmp_path, prompt=["a man", "a bear"], loss=["dds", "pds"])
+    for folder, value in zip(runs, (0.1, 0.2, 0.4, 0.3), strict=True):
+        facts = json.loads((folder / "summary.json").read_text())
+        (folder / "summary.json").write_text(
+            json.dumps({**facts, "metrics": {"lpips_source": value, "kept": 1.0}})
+        )
+    page = Page(write_comparison(runs, tmp_path / "page"))
+    best = [re.sub("<[^>]*>", "", cell) for cell in re.findall(r'best" [^>]*>([^<]*)', page.source)]
+    assert best == ["0.100", "0.300"], "one of each prompt"
+    assert "among the runs of its prompt and scene" in page.visible
+    table = (tmp_path / "page" / "table.md").read_text("utf-8")
+    assert re.findall(r"\*\*([0-9.]+)\*\*", table) == ["0.100", "0.300"]
+    one = Page(write_comparison(runs[:2], tmp_path / "one"))
+    assert "among the runs" not in one.visible
+
+
+def test_what_changes_no_result_is_no_setting(tmp_path: Path) -> None:
+    free: dict[str, Any] = {
+        key: f"{key}_b" for key in FREE if key not in ("logger", "allow_modules")
+    }
+    runs = [make_run(tmp_path / "a", frames=1), make_run(tmp_path / "b", frames=1, **free)]
+    assert differing_keys(all_settings([read_run(path) for path in runs])) == []
+    page = Page(write_comparison(runs, tmp_path / "page"))
+    assert grid_texts(page)[0] == ["source", "a", "b", "true edit"]
 
 
 def test_failed_and_damaged_runs_are_shown_as_such(tmp_path: Path) -> None:
