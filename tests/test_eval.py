@@ -433,8 +433,10 @@ def test_tables_for_spreadsheets_and_latex(pds: Callable, tmp_path: Path) -> Non
     assert "LPIPS to source $\\downarrow$" in text and "\\toprule" in text
     lines = (tmp_path / "eval" / "table.md").read_text(encoding="utf-8").splitlines()
     assert {line.count(" | ") for line in lines[:6]} == {lines[0].count(" | "), 0}
+    (tmp_path / "sds" / "eval.json").unlink()
     wrong = pds("eval", *names, "by=[los]", f"out={tmp_path}/wrong")
     assert wrong.code == 2 and "by=los" in wrong.err and "loss" in wrong.err
+    assert not (tmp_path / "sds" / "eval.json").exists(), "refused before anything is scored"
 
 
 # --- the study -----------------------------------------------------------------------------------
@@ -489,6 +491,65 @@ def test_a_study_is_blind_and_collects(pds: Callable, tmp_path: Path) -> None:
         "dreamcatalyst": (0, 6),
     }
     assert "6 answers, 2 of them for none" in done.out
+
+
+def swept(folder: Path, **axes: list[Any]) -> list[str]:
+    """Runs of every combination of settings and losses."""
+    names = []
+    for n, values in enumerate(itertools.product(*axes.values())):
+        config = dict(zip(axes, values, strict=True))
+        loss, prompt = config.pop("loss", "pds"), config.pop("prompt", "a man")
+        names.append(str(make_run(folder / str(n), loss, n, prompt, settings=config)))
+    return names
+
+
+def test_a_study_compares_by_what_differs(pds: Callable, tmp_path: Path) -> None:
+    names = swept(tmp_path, guidance=[3, 7.5], out=["a", "b"][:1], prompt=["a man", "a robot"])
+    made = pds("study", *names, f"out={tmp_path}/study")
+    assert made.code == 0 and "differ in guidance\n" in made.out, made.err
+    key = json.loads((tmp_path / "study" / "key.json").read_text())
+    assert len(key["questions"]) == 2
+    assert {o["method"] for o in key["options"].values()} == {"guidance 3", "guidance 7.5"}
+    assert "7.5" not in re.sub(
+        r"data:image/[^\"]+", "", (tmp_path / "study/study.html").read_text()
+    )
+
+
+def test_a_study_by_one_key_never_pools_the_others(pds: Callable, tmp_path: Path) -> None:
+    names = swept(tmp_path, loss=["dds", "pds"], guidance=[3, 7.5], seed=[0, 1])
+    folder = tmp_path / "study"
+    both = pds("study", *names, f"out={tmp_path}/both")
+    assert both.code == 0 and "differ in loss, guidance\n" in both.out, both.err
+    made = pds("study", *names, "by=guidance", f"out={folder}")
+    assert made.code == 0, made.err
+    assert "questions differ in loss: answers are counted apart" in made.out
+    key = json.loads((folder / "key.json").read_text())
+    assert len(key["questions"]) == 4 and key["within"] == ["loss"]
+    for question in key["questions"].values():
+        shown = [key["options"][mark] for mark in question["options"]]
+        assert sorted(option["method"] for option in shown) == ["guidance 3", "guidance 7.5"]
+        losses = {json.loads(Path(o["run"], "summary.json").read_text())["loss"] for o in shown}
+        assert losses == {question["within"]}
+    sheet = answer(folder, "v1", "guidance 3")
+    for question in json.loads(sheet.read_text())["answers"][:1]:
+        assert question["chosen"] != "none"
+    done = pds("study", f"collect=[{sheet}]", f"key={folder}/key.json", f"out={tmp_path}/answers")
+    assert done.code == 0, done.err
+    assert "With dds:" in done.out and "With pds:" in done.out
+    found = results(tmp_path / "answers")
+    assert {loss: row["guidance 3"]["shown"] for loss, row in found.items()} == {"dds": 2, "pds": 2}
+    for wrong, right in (("prompt", "share scene, prompt and seed"), ("guidence", "guidance")):
+        refused = pds("study", *names, f"by={wrong}", f"out={tmp_path}/wrong")
+        assert refused.code == 2 and f"by={wrong}" in refused.err and right in refused.err
+
+
+def test_a_guidance_of_each_loss_goes_along_in_a_study(pds: Callable, tmp_path: Path) -> None:
+    names = [
+        str(make_run(tmp_path / loss, loss, n, settings={"guidance": 3 + n, "out": loss}))
+        for n, loss in enumerate(["dds", "pds"])
+    ]
+    made = pds("study", *names, "by=method", f"out={tmp_path}/study")
+    assert made.code == 0 and "differ in loss, and with these in guidance" in made.out, made.err
 
 
 def test_preferences_have_intervals() -> None:

@@ -615,6 +615,48 @@ def test_odd_folder_names_are_linked(tmp_path: Path) -> None:
         assert (page_path.parent / unquote(attrs["href"])).is_file()
 
 
+def wide_sweep(folder: Path) -> Path:
+    """A comparison of nine losses by two keys, with thirteen metrics."""
+    prompts = ["a photo of a man raising his arms and wearing a very tall hat", "a_word" * 12]
+    losses = ["sds", "dds", "pds", "ids", "cds", "csd", "nfsd", "ism", "sdi"]
+    runs = make_sweep(folder, prompt=prompts, loss=losses)
+    for run in runs:
+        facts = json.loads((run / "summary.json").read_text())
+        facts["metrics"] |= {f"a_metric_of_mine_{i}": 0.1 for i in range(7)}
+        (run / "summary.json").write_text(json.dumps({**facts, "seconds": 12345.0}))
+    return write_comparison(runs, folder)
+
+
+def test_many_columns_stand_below_each_other(tmp_path: Path) -> None:
+    page = Page(wide_sweep(tmp_path))
+    grids = re.findall(r'<table class="matrix">(.*?)</table>', page.source, re.DOTALL)
+    heads = [re.findall(r'<th scope="col"[^>]*>([^<]*)', grid) for grid in grids]
+    assert all(len(head) <= 6 for head in heads)
+    assert all(head[0] == "source" and head[-1] == "true edit" for head in heads)
+    shown = [name for head in heads for name in head[1:-1]]
+    assert shown == ["SDS", "DDS", "PDS", "IDS", "CDS", "CSD", "NFSD", "ISM", "SDI"]
+    tables = re.findall(r'<table class="results">(.*?)</table>', page.source, re.DOTALL)
+    titles = [re.findall(r'<button type="button">([^<]*)', table) for table in tables]
+    assert len(tables) > 1 and all(title[:2] == ["prompt", "loss"] for title in titles)
+    after = [name for title in titles for name in title[2:]]
+    assert len(after) == len(set(after)) == 13 + 2, "each metric once, and time and status"
+    for table in tables:
+        widths = [float(w) for w in re.findall(r"col style=.width:([\d.]+)%", table)]
+        assert sum(widths) == pytest.approx(100, abs=0.1)
+        assert min(widths[2:]) * 852 / 100 > 75, "a number has room at 900 pixels"
+
+
+def test_many_settings_share_a_column(tmp_path: Path) -> None:
+    axes: dict[str, list[Any]] = {"guidance": [3.0, 7.5], "lr": [0.1, 0.2], "steps": [1, 2]}
+    axes |= {"hold_view": [1, 2], "batch_size": [1, 2], "lr_schedule": ["cosine", "constant"]}
+    page = Page(write_comparison(make_sweep(tmp_path, **axes)[::9], tmp_path))
+    assert re.findall(r'<button type="button">([^<]*)', page.source)[0] == "settings"
+    (first,) = re.findall(r'<tbody>\n<tr><td class="" data-sort="([^"]*)"', page.source)[:1]
+    assert set(first.split(", ")) == {
+        *("guidance 3", "lr 0.1", "steps 1", "hold view 1", "batch size 1", "lr schedule cosine")
+    }
+
+
 # ---------------------------------------------------------------------------- in a browser
 
 
@@ -632,3 +674,31 @@ def test_a_browser_runs_the_page_without_complaint(run: Path, tmp_path: Path) ->
         pytest.skip("chromium does not start here")
     assert "CONSOLE" not in done.stderr, done.stderr[-2000:]
     assert re.search(r'class="slider" style="[^"]*--at: ?50%', done.stdout)
+
+
+MEASURE = """<script>addEventListener("load", () => {
+  const wide = [...document.querySelectorAll("html, main, .scroll, .gridwrap")].filter(
+    e => e.scrollWidth > e.clientWidth || (e.matches("div") && e.scrollHeight > e.clientHeight));
+  const cut = [...document.querySelectorAll("table, th, td, .cell, .chip")].filter(
+    e => e.getBoundingClientRect().right > innerWidth || e.scrollWidth > e.clientWidth + 1);
+  const names = [...wide, ...cut].map(e => e.tagName + "." + e.className);
+  document.documentElement.dataset.measured = innerWidth + ":" + names.join(",");
+})</script></body>"""
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="no chromium")
+@pytest.mark.parametrize("width", [900, 1400])
+def test_no_table_is_cut_or_scrolls_by_itself(tmp_path: Path, width: int) -> None:
+    page = wide_sweep(tmp_path / "sweep")
+    page.write_text(page.read_text("utf-8").replace("</body>", MEASURE), "utf-8")
+    command = [
+        *("chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
+        *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+        *(f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},1200", "--dump-dom"),
+        page.as_uri(),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    if done.returncode:
+        pytest.skip("chromium does not start here")
+    found = re.search(r'data-measured="([^"]*)"', done.stdout)
+    assert found and found[1] == f"{width}:"

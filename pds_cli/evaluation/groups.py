@@ -25,6 +25,15 @@ from pds_cli.runs.page import shown
 FEW = 4  # values that a note names
 
 
+def describe(node: Settings, keys: Sequence[str]) -> str:
+    """The values of some settings, with names where a value alone says little: `pds, lr 0.1`."""
+    texts = [shown(node[key]) if key in node else MISSING for key in keys]
+    return ", ".join(
+        text if key in PLAIN else f"{key.rpartition('.')[2].replace('_', ' ')} {text}"
+        for key, text in zip(keys, texts, strict=True)
+    )
+
+
 @dataclass(frozen=True)
 class Group:
     """Runs that are pooled.
@@ -37,12 +46,8 @@ class Group:
     members: list[int]
 
     def label(self, keys: Sequence[str]) -> str:
-        """The values of some keys, with as much of their names as they need."""
-        return ", ".join(
-            value if key in PLAIN else f"{key.rpartition('.')[2].replace('_', ' ')} {value}"
-            for key, value in self.values.items()
-            if key in keys
-        )
+        """The values of some keys, see `describe`."""
+        return describe(self.values, keys)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from pds_cli.files import write_text
 from pds_cli.runs import sheets
 from pds_cli.runs.differences import (
     MISSING,
+    PLAIN,
     Settings,
     all_settings,
     axis_positions,
@@ -47,6 +48,11 @@ CAPTIONS = (
     *("lpips_source", "psnr_source", "ssim_truth", "ssim_source"),
 )
 THUMBNAIL = 360
+# What fits side by side on a page 900 pixels wide; more goes into rows below.
+ACROSS = 6  # pictures
+ROOM = 852  # pixels of a table, of which a setting, a metric or a time takes so many:
+WIDTHS = {"number": 76, "metric": 80, "seconds": 100, "status": 104, "joined": 250}
+MOST_SETTINGS = 430  # pixels of settings; beyond that they share a column
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,19 @@ class Grid:
     sources: list[Path | None] | None = None
     sources_above: list[Path | None] | None = None
     truths: list[Path | None] | None = None
+
+    @property
+    def bands(self) -> list[range]:
+        """Columns that stand side by side, about as many in each band as in the others."""
+        count = len(self.columns)
+        room = ACROSS - bool(self.sources) - bool(self.truths)
+        each = math.ceil(count / math.ceil(count / room))
+        return [range(i, min(i + each, count)) for i in range(0, count, each)]
+
+    @property
+    def across(self) -> int:
+        """The most pictures that stand side by side."""
+        return max(map(len, self.bands)) + bool(self.sources) + bool(self.truths)
 
 
 @dataclass
@@ -326,6 +345,15 @@ class Column:
 
 
 @dataclass(frozen=True)
+class Block:
+    """Columns of the metric table that fit side by side, behind those of the settings."""
+
+    columns: list[Column]
+    lines: list[list[Entry]]
+    widths: list[float]  # of the columns, in percent
+
+
+@dataclass(frozen=True)
 class Entry:
     """One table cell: its text, what it is sorted by, and whether it is the column's best."""
 
@@ -371,6 +399,57 @@ class Table:
         for name in self.metrics:
             columns.append(Column(name, metric_title(name), meaning(name).text, True))
         return [*columns, Column("seconds", "time", "seconds", True), Column("status", "status")]
+
+    @property
+    def blocks(self) -> list[Block]:
+        """The table in parts that a narrow page shows whole, each with the settings."""
+        columns, lines = self.columns, self.lines
+        count = len(columns) - len(self.metrics) - 2
+        widths = [self._width(i) for i in range(count)]
+        widths += [WIDTHS.get(c.name, WIDTHS["metric"]) for c in columns[count:]]
+        if sum(widths[:count]) > MOST_SETTINGS:
+            columns = [Column("settings", "settings"), *columns[count:]]
+            lines = [[self._joined(line[:count]), *line[count:]] for line in lines]
+            count, widths = 1, [WIDTHS["joined"], *widths[count:]]
+        parts: list[list[int]] = [[]]
+        for i in range(count, len(columns)):
+            used = sum(widths[:count]) + sum(widths[j] for j in parts[-1])
+            if used + widths[i] > ROOM and parts[-1]:
+                parts.append([])
+            parts[-1].append(i)
+        return [self._block([*range(count), *part], columns, lines, widths) for part in parts]
+
+    def _width(self, i: int) -> int:
+        """Pixels for a column of settings."""
+        if self.columns[i].numeric:
+            return WIDTHS["number"]
+        texts = [self.columns[i].title, *(line[i].text for line in self.lines)]
+        return min(24 + 8 * max(map(len, texts)), 150)
+
+    def _block(
+        self,
+        place: Sequence[int],
+        columns: Sequence[Column],
+        lines: Sequence[Sequence[Entry]],
+        widths: Sequence[float],
+    ) -> Block:
+        whole = sum(widths[i] for i in place)
+        return Block(
+            [columns[i] for i in place],
+            [[line[i] for i in place] for line in lines],
+            [round(100 * widths[i] / whole, 2) for i in place],
+        )
+
+    def _joined(self, entries: Sequence[Entry]) -> Entry:
+        """All settings of a run as one entry, with the names that their values need."""
+        names = [column.name for column in self.columns]
+        text = ", ".join(
+            entry.text
+            if name in PLAIN
+            else f"{name.rpartition('.')[2].replace('_', ' ')} {entry.text}"
+            for name, entry in zip(names, entries, strict=False)
+        )
+        return Entry(text, text, link=entries[0].link)
 
     def _line(self, run: RunRecord) -> list[Entry]:
         node = self.settings.get(id(run), {})
@@ -491,7 +570,6 @@ def _html(
     table: Table,
     heading: str,
 ) -> str:
-    count = len(grid.columns) + bool(grid.sources) + bool(grid.truths)
     sources = {clean(run.source_prompt) for run in records if run.source_prompt}
     embedded: dict[Path, Picture | None] = {}
 
@@ -510,9 +588,8 @@ def _html(
         facts=_facts(records, placed, plan),
         grid=grid,
         embed=embed,
-        count=count,
         side=160 if any(len(label.line) > 12 for label in grid.rows) else 84,
-        wide=count > 6,
+        wide=grid.across > 4 or len(table.blocks) > 1,
         legends=legends,
         table=table,
         failed=[run for run in records if run.error is not None],

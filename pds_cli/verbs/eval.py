@@ -21,11 +21,13 @@ POSITIONAL = "runs"
 
 def main(cfg: DictConfig) -> Path:
     """Writes `table.md`, `.csv` and `.tex`, and `results.json`; returns the first's path."""
+    from pds_cli.evaluation.groups import key_names
     from pds_cli.evaluation.scores import find_runs, score_run
     from pds_cli.evaluation.table import ScoreTable
     from pds_cli.files import write_text
     from pds_cli.metrics.clip import Clip
     from pds_cli.progress import Progress
+    from pds_cli.runs.differences import all_settings
     from pds_cli.runs.folder import RunFolder
 
     names = [*([cfg.run] if cfg.run else []), *cfg.runs]
@@ -36,6 +38,7 @@ def main(cfg: DictConfig) -> Path:
         print(f"pds eval: skipped: {reason}", file=sys.stderr)
     if not found:
         raise UserError("none of these folders holds a finished pds edit; see above")
+    key_names(cfg.by, all_settings(found))  # refused before the slow part
     clip = None if cfg.clip is None else Clip(cfg.clip, device=cfg.device)
     runs = []
     with Progress("runs", len(found)) as progress:
