@@ -4,16 +4,23 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PROMPT ?= a photo of a man raising his arms
+# Where pictures, tables and the paper's page go. INTO=docs/figures renews those of the docs; it is
+# not taken from the environment, so that tracked files change only when that is said.
+INTO = outputs/figures
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test format bench bench-gpu icons fidelity emoji toybox toybox-instruct clean \
   table-toybox table-methods table-nerf-toybox table-nerf-methods table-icons figure-demo figure-turntables \
   figure-frontier frontier-image frontier-svg frontier-nerf frontier-drawn \
   paper paper-parts paper-folder table-nerf table-nerf-a table-nerf-b table-svg \
-  figure-toy2d figure-image figure-nerf figure-iterative-du figure-refinement figure-svg
+  figure-toy2d figure-image figure-nerf figure-iterative-du figure-refinement figure-svg into
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@echo "table-…, figure-… and paper write to $(INTO); INTO=docs/figures renews what the docs show."
+
+into:
+	@mkdir -p $(INTO)
 
 install: $(STAMP) ## make .venv with the pinned versions of constraints.txt
 
@@ -63,23 +70,23 @@ table-toybox: $(STAMP) ## quality: SDS, DDS and PDS against the true edits of th
 	$(BIN)/pds compare benchmark=captions
 	$(BIN)/pds compare benchmark=toybox
 
-table-methods: $(STAMP) ## quality: every loss and editor against the true edits of the toybox
+table-methods: into $(STAMP) ## quality: every loss and editor against the true edits of the toybox
 	$(BIN)/pds compare benchmark=toybox_methods out=outputs/bench/methods
-	cp outputs/bench/methods/edits.png docs/figures/methods.png
+	cp outputs/bench/methods/edits.png $(INTO)/methods.png
 
 table-nerf-methods: $(STAMP) ## quality in 3D: every loss and dataset update, three seeds (hours)
 	$(BIN)/pds compare benchmark=nerf_methods out=outputs/bench/nerf_methods
-	$(STRIPS) docs/figures/nerf_methods.png outputs/bench/nerf_methods \
+	$(STRIPS) $(INTO)/nerf_methods.png outputs/bench/nerf_methods \
 	  pds pds_plus ids dds cds dreamcatalyst update_instruct_pix2pix update_ddpm_inversion update_sdedit sds
 
 table-nerf-toybox: $(STAMP) ## quality in 3D: six edits of the figurine, seen from all sides
 	$(BIN)/pds compare benchmark=nerf_toybox
 
-table-icons: icons $(STAMP) ## quality on drawings: names of icons, and twelve edits
+table-icons: into icons $(STAMP) ## quality on drawings: names of icons, and twelve edits
 	$(BIN)/pds compare benchmark=icon_names backbone=emoji out=outputs/bench/icon_names
 	$(BIN)/pds compare benchmark=icon_edits backbone=emoji out=outputs/bench/icon_edits
-	cp outputs/bench/icon_names/samples.png docs/figures/icon_samples.png
-	$(BIN)/python -m pds_cli.figures.svg_edits outputs/bench/icon_edits docs/figures
+	cp outputs/bench/icon_names/samples.png $(INTO)/icon_samples.png
+	$(BIN)/python -m pds_cli.figures.svg_edits outputs/bench/icon_edits $(INTO)
 
 toybox: $(STAMP) ## render the toybox world and train its backbone (hours on a CPU)
 	$(BIN)/pds pretrain out=outputs/pretrain/first
@@ -90,12 +97,12 @@ toybox: $(STAMP) ## render the toybox world and train its backbone (hours on a C
 	  data.folder=outputs/data/toybox64_around data.around=0.5 denoise.steps=5500 \
 	  denoise.warmup=100 denoise.high_noise_from=0
 
-toybox-instruct: $(STAMP) ## train the toybox's model for editor=instruct_pix2pix (half an hour on one core)
+toybox-instruct: into $(STAMP) ## train the toybox's model for editor=instruct_pix2pix (half an hour on one core)
 	$(BIN)/pds pretrain out=outputs/pretrain/instruct into=outputs/toybox_instruct init=toybox \
 	  data.pairs=true data.folder=outputs/data/toybox64_pairs data.images=7000 data.around=0.5 \
 	  'stages=[denoise]' denoise.steps=3500 denoise.batch_size=16 denoise.lr=3e-4 denoise.warmup=50 \
 	  denoise.high_noise=0.4 denoise.high_noise_from=0
-	cp outputs/toybox_instruct/samples.png docs/figures/toybox_instruct.png
+	cp outputs/toybox_instruct/samples.png $(INTO)/toybox_instruct.png
 
 emoji: icons $(STAMP) ## train the backbone of icons and their similarity model (hours on a CPU)
 	$(BIN)/pds pretrain out=outputs/pretrain/emoji into=outputs/emoji $(ICONS) 'stages=[denoise]' \
@@ -107,12 +114,12 @@ emoji: icons $(STAMP) ## train the backbone of icons and their similarity model 
 	  'stages=[decode,similarity]' similarity.steps=2500
 
 figure-demo: $(STAMP) ## the picture of the README: four edits with each loss
-	$(BIN)/python -m pds_cli.figures.demo
+	$(BIN)/python -m pds_cli.figures.demo $(INTO)/demo.png
 
 figure-turntables: $(STAMP) ## the picture of the README: four edits of the figurine in 3D
 	$(BIN)/pds edit -m scene=figurine out=outputs/figure_nerf \
 	  prompt='"a photo of a man raising his arms","a photo of a man wearing a wizard hat","a photo of a robot","a photo of a man next to a tree"'
-	$(BIN)/python -m pds_cli.figures.turntables docs/figures/nerf.png $(addprefix outputs/figure_nerf/,0 1 2 3)
+	$(BIN)/python -m pds_cli.figures.turntables $(INTO)/nerf.png $(addprefix outputs/figure_nerf/,0 1 2 3)
 
 # Parts may run side by side; the figure draws those that were run.
 frontier-image: $(STAMP)
@@ -124,8 +131,9 @@ frontier-svg: icons $(STAMP)
 frontier-nerf: $(STAMP)
 	$(BIN)/pds compare benchmark=frontier_nerf out=outputs/frontier/nerf
 
+# What was not measured again is taken from the numbers that the docs keep.
 frontier-drawn: $(STAMP)
-	$(BIN)/python -m pds_cli.figures.frontier outputs docs/figures
+	$(BIN)/python -m pds_cli.figures.frontier outputs $(INTO) docs/figures
 
 figure-frontier: ## the identity dial of PDS, with every other method beside it (hours on two cores; resumes)
 	$(MAKE) -j$(JOBS) table-methods table-nerf-methods frontier-image frontier-svg frontier-nerf
@@ -148,7 +156,8 @@ NERF := published_nerf
 SVG := published_svg
 else
 PAPER := outputs/paper
-FIGURES := docs/figures/paper
+FIGURES := $(INTO)/paper
+PAGE := $(if $(filter docs/figures,$(INTO)),docs/paper.md,$(INTO)/paper.md)
 WITH =
 IMAGE := paper_image
 NERF := paper_nerf
@@ -158,12 +167,12 @@ STRIPS = $(BIN)/python -m pds_cli.figures.strips
 # Jobs side by side, each on one core.
 JOBS ?= 2
 
-paper: $(STAMP) ## the paper's figures and tables, and docs/paper.md (more than an hour on two cores; resumes)
+paper: $(STAMP) ## the paper's figures and tables, and paper.md (more than an hour on two cores; resumes)
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(MAKE) -j$(JOBS) paper-parts
 ifdef BACKBONE
 	@echo "figures and tables: $(PAPER)"
 else
-	$(BIN)/python -m pds_cli.figures.paper $(PAPER) docs/paper.md
+	$(BIN)/python -m pds_cli.figures.paper $(PAPER) $(PAGE) $(INTO)
 endif
 
 paper-parts: table-nerf-a table-nerf-b figure-image figure-svg figure-toy2d figure-nerf figure-iterative-du figure-refinement
@@ -172,7 +181,7 @@ paper-folder: $(STAMP)
 	@mkdir -p $(FIGURES)
 
 figure-toy2d: $(STAMP) ## the paper's 2D figure: where SDS, DDS and PDS stop
-	$(BIN)/python -m pds_cli.figures.toy2d
+	$(BIN)/python -m pds_cli.figures.toy2d out=$(INTO)
 
 figure-image: paper-folder ## the paper on pictures: SDS, DDS, PDS and one-shot editors
 	$(BIN)/pds compare benchmark=$(IMAGE) out=$(PAPER)/image $(WITH)

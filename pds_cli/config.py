@@ -235,6 +235,7 @@ class EvalConfig(CommonConfig):
 
     run: str | None = None
     runs: list[str] = field(default_factory=list)
+    by: Any = None  # a setting or a list of them
     clip: str | None = None
 
 
@@ -243,6 +244,7 @@ class StudyConfig(CommonConfig):
     """`pds study`."""
 
     runs: list[str] = field(default_factory=list)
+    by: Any = None  # a setting or a list of them
     collect: list[str] = field(default_factory=list)
     key: str | None = None
     question: str = MISSING

@@ -100,6 +100,30 @@ def test_an_edit_leaves_a_complete_run_folder(edit: Edit, loss: str, parametrisa
         assert 0 < np.abs(moved).max() < 255 * 0.25
 
 
+@pytest.mark.parametrize(
+    ("prompt", "suffix", "passage"),
+    [
+        ("a photo of a man in a tuxedo", "", "'in a tuxedo'"),
+        ("a photo of a robot", ", oil painting", "'oil painting'"),
+    ],
+)
+def test_a_prompt_that_is_not_understood_whole_is_not_scored_against_a_truth(
+    edit: Edit, prompt: str, suffix: str, passage: str
+) -> None:
+    answer = edit(f"suffix={suffix}", "steps=1", "out=run", prompt=f"prompt={prompt}")
+    assert answer.code == 0, answer.err
+    assert f"no known true edit: the toybox does not understand {passage}" in answer.err
+    assert not Path("run/renders/truth_front.png").exists()
+    assert summary("run")["metrics"].keys() == {"psnr_source", "ssim_source", "lpips_source"}
+
+
+def test_a_prompt_that_asks_for_nothing_is_said_to(edit: Edit) -> None:
+    answer = edit("steps=1", "out=run", prompt="prompt=a photo of a man in green")
+    assert answer.code == 0 and "its true edit is the source itself" in answer.err
+    found = summary("run")["metrics"]
+    assert found["lpips_truth"] == found["lpips_source"]
+
+
 def test_a_photo_is_exported_at_its_own_size(edit: Edit, tmp_path: Path) -> None:
     x, y = np.meshgrid(np.arange(150), np.arange(90))
     photo = np.stack([x, y * 2, 255 - x], -1).astype(np.uint8)

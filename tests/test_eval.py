@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import itertools
 import json
 import re
 from collections.abc import Callable
@@ -16,13 +18,15 @@ from test_stable_diffusion import LENGTH, fill, write_tokenizer
 from torch import Tensor
 
 from pds_cli.errors import UserError
+from pds_cli.evaluation.scores import RunScores
 from pds_cli.evaluation.study import Answer, preferences
-from pds_cli.evaluation.table import bootstrap
+from pds_cli.evaluation.table import ScoreTable, bootstrap
 from pds_cli.images import write_image
 from pds_cli.metrics import lpips, psnr, ssim
 from pds_cli.metrics.clip import Clip
 from pds_cli.metrics.consistency import view_consistency
 from pds_cli.path_rendering import load_result
+from pds_cli.runs.record import RunRecord
 from pds_cli.scenes.paths import turntable
 
 
@@ -69,15 +73,22 @@ def picture(seed: int, side: int = 40) -> Tensor:
     return torch.nn.functional.interpolate(coarse, (side, side), mode="bilinear")[0]
 
 
-def make_run(folder: Path, method: str, seed: int = 0, prompt: str = "a man", **more: Any) -> Path:
-    """A finished run of one view, as `pds edit` leaves it."""
+def make_run(
+    folder: Path,
+    method: str,
+    seed: int = 0,
+    prompt: str = "a man",
+    settings: dict[str, Any] | None = None,
+    **more: Any,
+) -> Path:
+    """A finished run of one view, as `pds edit` leaves it; `settings` are more of its keys."""
     source = picture(0)
     result = (0.7 * source + 0.3 * picture(seed + 1)).clamp(0, 1)
     (folder / "renders").mkdir(parents=True)
     write_image(folder / "renders" / "source_front.png", source)
     write_image(folder / "renders" / "result_front.png", result)
-    config = f"prompt: {prompt}\nseed: 0\nscene: {{source_prompt: a boy}}\n"
-    (folder / "config.yaml").write_text(config)
+    config = {"prompt": prompt, "seed": 0, "scene": {"source_prompt": "a boy"}, **(settings or {})}
+    (folder / "config.yaml").write_text(json.dumps(config))
     summary: dict[str, Any] = {"verb": "edit", "loss": method, "prompt": prompt}
     summary |= {"source_prompt": "a boy"}
     summary |= {"status": "done", "seconds": 2.0 + seed, "memory_mb": 100.0, **more}
@@ -146,7 +157,8 @@ def test_scores_of_runs(pds: Callable, tmp_path: Path) -> None:
     assert row["lpips_source"] == pytest.approx(float(lpips(a, b)), rel=1e-4)
     assert row["psnr_source"] == pytest.approx(float(psnr(a, b)), rel=1e-5)
     assert row["ssim_source"] == pytest.approx(float(ssim(a, b)), rel=1e-5)
-    dds = found["methods"]["dds"]["seconds"]
+    assert [group["loss"] for group in found["groups"]] == ["sds", "dds"]
+    dds = found["groups"][1]["scores"]["seconds"]
     assert (dds["mean"], dds["low"], dds["high"], dds["n"]) == (3.5, 3.0, 4.0, 2)
     text = (tmp_path / "eval" / "table.md").read_text()
     assert "| dds | 2 |" in text and "No CLIP scores: give clip=" in text
@@ -215,7 +227,7 @@ def test_a_sweep_names_its_jobs_that_are_not_done(pds: Callable, tmp_path: Path)
     for seed, name in enumerate(("done", "stopped", "killed", "failed")):
         make_run(tmp_path / "sweep" / name, "pds", seed)
         # What a job fitted first, and what Hydra notes, are no runs of their own.
-        for part in ("fit", ".hydra"):
+        for part in ("fit",):
             (tmp_path / "sweep" / name / part).mkdir()
             (tmp_path / "sweep" / name / part / "config.yaml").write_text("prompt: x\n")
     make_run(tmp_path / "sweep" / "fitted", "none", verb="fit")
@@ -277,6 +289,156 @@ def test_bootstrap_covers_the_mean() -> None:
     assert bootstrap([3.0]) == (3.0, 3.0)
 
 
+# --- groups --------------------------------------------------------------------------------------
+
+
+def scored(value: float, loss: str = "pds", prompt: str = "a man", **config: Any) -> RunScores:
+    """A run with one score, LPIPS to its source, and with these settings."""
+    scene = config.pop("scene", "figurine2d")
+    settings = {"prompt": prompt, "seed": 0, "scene": {"_target_": f"x.{scene}"}, **config}
+    summary = {"loss": loss, "prompt": prompt, "scene": scene}
+    record = RunRecord(Path(f"runs/{loss}"), config=settings, summary=summary)
+    return RunScores(record, {"lpips_source": value}, 1)
+
+
+def grouped(table: ScoreTable) -> dict[tuple[str, ...], list[float]]:
+    """The values of each group: the keys' texts → the LPIPS of its runs."""
+    return {
+        tuple(group.values.values()): [table.runs[i].scores["lpips_source"] for i in group.members]
+        for group in table.groups
+    }
+
+
+SWEEP = [
+    scored(n, loss, prompt, guidance=guidance, seed=seed, out=f"out{seed}", render_every=seed)
+    for n, (prompt, loss, guidance, seed) in enumerate(
+        itertools.product(["a man", "a robot"], ["dds", "pds"], [3, 7.5], [0, 1])
+    )
+]
+
+
+def test_groups_are_what_differs_and_only_seeds_are_pooled() -> None:
+    found = ScoreTable(SWEEP)
+    # `out` and how often it renders change no result.
+    assert found.keys == ["prompt", "loss", "guidance"] and found.grouping.mixed == {}
+    assert grouped(found) == {
+        (prompt, loss, guidance): [2.0 * n, 2 * n + 1]
+        for n, (prompt, loss, guidance) in enumerate(
+            itertools.product(["a man", "a robot"], ["dds", "pds"], ["3", "7.5"])
+        )
+    }
+    assert "Pooled" not in found.markdown()
+    rows = found.results()["groups"]
+    assert rows[0]["scores"]["lpips_source"] == {"mean": 0.5, "low": 0.0, "high": 1.0, "n": 2}
+
+
+def test_scenes_representations_and_backbones_are_groups() -> None:
+    flat: dict[str, Any] = {"representation": {"_target_": "pds_cli.representations.image.X"}}
+    solid: dict[str, Any] = {"representation": {"_target_": "pds_cli.representations.nerf.X"}}
+    runs = [scored(1, **flat), scored(2, scene="figurine", **solid)]
+    found = ScoreTable(runs)
+    assert found.keys == ["scene", "representation", "loss"] and len(found.groups) == 2
+    assert found.pairs == [], "runs of two scenes are no pair"
+
+
+def test_what_by_pools_is_said() -> None:
+    found = ScoreTable(SWEEP, by=["method"])
+    assert {key: len(values) for key, values in grouped(found).items()} == {
+        ("dds",): 8, ("pds",): 8
+    }  # fmt: skip
+    text = found.markdown()
+    assert "prompt (a man, a robot)" in text and "guidance (3, 7.5)" in text
+    assert found.results()["mixed"] == {"prompt": ["a man", "a robot"], "guidance": ["3", "7.5"]}
+    assert "% Pooled within a group" in found.latex()
+    assert ScoreTable(SWEEP, by="guidance").keys == ["guidance"]
+    assert [len(group.members) for group in ScoreTable(SWEEP, by=[]).groups] == [16]
+    for wrong in ("guidence", ["prompt", 3], [""]):
+        with pytest.raises(UserError, match="by="):
+            ScoreTable(SWEEP, by=wrong)
+
+
+def test_what_follows_from_another_setting_is_named_and_not_mixed() -> None:
+    runs = [scored(s, loss, guidance=g, seed=s) for loss, g in (("dds", 3), ("pds", 9))
+            for s in (0, 1)]  # fmt: skip
+    found = ScoreTable(runs)
+    assert found.keys == ["loss"] and found.grouping.along == {"loss": ["guidance"]}
+    assert "With method goes guidance." in found.markdown()
+    assert ScoreTable(runs, by=["loss"]).grouping.mixed == {}
+
+
+def test_runs_of_the_same_edit_and_seed_are_compared_as_pairs() -> None:
+    """Prompts differ a hundred times more than methods do; pairs see the methods."""
+    hard = {"a man": 0.0, "a robot": 50.0, "a bear": 100.0}
+    runs = [
+        scored(base + seed + gain, loss, prompt, seed=seed)
+        for loss, gain in (("pds", 0.0), ("dds", 0.25))
+        for prompt, base in hard.items()
+        for seed in (1, 0)
+    ]
+    (pair,) = ScoreTable(runs[::-1], by=["loss"]).pairs
+    names = (pair.first.values["loss"], pair.second.values["loss"])
+    difference = pair.scores["lpips_source"]
+    assert names == ("dds", "pds") and difference["n"] == 6
+    assert difference["mean"] == pytest.approx(0.25)
+    assert difference["low"] == difference["high"] == pytest.approx(0.25)
+    assert (
+        "| dds − pds | 6 | +0.25 [+0.25, +0.25] |" in ScoreTable(runs[::-1], by="loss").markdown()
+    )
+    # By prompt and method: one pair a prompt, never across prompts.
+    pairs = ScoreTable(runs).pairs
+    assert [p.scores["lpips_source"]["n"] for p in pairs] == [2, 2, 2]
+    assert all(p.first.values["prompt"] == p.second.values["prompt"] for p in pairs)
+    # A seed that one method lacks is no pair.
+    (pair,) = ScoreTable(runs[:-1], by=["loss"]).pairs
+    assert pair.scores["lpips_source"]["n"] == 5
+
+
+def test_repeated_runs_are_said_to_say_nothing_new() -> None:
+    text = ScoreTable([scored(1.0), scored(1.0), scored(2.0, seed=1)]).markdown()
+    assert "1 of the runs repeat another" in text
+
+
+def test_tables_for_spreadsheets_and_latex(pds: Callable, tmp_path: Path) -> None:
+    prompt = '[50% of $5, "a_b" & {c}~^\\\nx'
+    for seed, method in enumerate(["sds", "dds"]):
+        make_run(tmp_path / method, method, seed, prompt)
+        more = {"settings": {"seed": seed + 1}}
+        make_run(tmp_path / f"{method}2", method, seed + 2, prompt, **more)
+        make_run(tmp_path / f"{method}3", method, seed, "a robot")
+    names = [str(tmp_path / f"{m}{n}") for n in ("", "2", "3") for m in ("sds", "dds")]
+    done = pds("eval", *names, "by=[prompt,loss]", f"out={tmp_path}/eval")
+    assert done.code == 0, done.err
+    with (tmp_path / "eval" / "table.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    groups = results(tmp_path / "eval")["groups"]
+    assert [(row["prompt"], row["method"]) for row in rows] == [
+        (p, m) for p in (prompt, "a robot") for m in ("sds", "dds")
+    ]
+    for row, group in zip(rows, groups, strict=True):
+        score = group["scores"]["lpips_source"]
+        assert float(row["lpips_source"]) == score["mean"]
+        assert float(row["lpips_source_low"]) == score["low"]
+        assert (row["runs"], row["lpips_source_n"]) == (str(group["runs"]), str(score["n"]))
+    text = (tmp_path / "eval" / "table.tex").read_text(encoding="utf-8")
+    body = text.split("\\midrule\n")[1].split("\\bottomrule")[0].splitlines()
+    assert len(body) == 4 and all(line.endswith(r" \\") for line in body)
+    assert body[0].startswith(
+        r"{[}50\% of \$5, \textquotedbl{}a\_b\textquotedbl{} \& \{c\}\textasciitilde{}"
+        r"\textasciicircum{}\textbackslash{} x & sds & 2 & "
+    )
+    columns = re.search(r"tabular\}\{([lr]+)\}", text)
+    assert columns and {len(columns[1]) - 1} == {
+        len(re.findall(r"(?<!\\)&", line)) for line in body
+    }
+    assert "LPIPS to source $\\downarrow$" in text and "\\toprule" in text
+    lines = (tmp_path / "eval" / "table.md").read_text(encoding="utf-8").splitlines()
+    assert {line.count(" | ") for line in lines[:6]} == {lines[0].count(" | "), 0}
+    (tmp_path / "sds" / "eval.json").unlink()
+    wrong = pds("eval", *names, "by=[los]", f"out={tmp_path}/wrong")
+    assert wrong.code == 2 and "by=los" in wrong.err and "loss" in wrong.err
+    assert not (tmp_path / "sds" / "eval.json").exists(), "refused before anything is scored"
+
+
 # --- the study -----------------------------------------------------------------------------------
 
 
@@ -329,6 +491,65 @@ def test_a_study_is_blind_and_collects(pds: Callable, tmp_path: Path) -> None:
         "dreamcatalyst": (0, 6),
     }
     assert "6 answers, 2 of them for none" in done.out
+
+
+def swept(folder: Path, **axes: list[Any]) -> list[str]:
+    """Runs of every combination of settings and losses."""
+    names = []
+    for n, values in enumerate(itertools.product(*axes.values())):
+        config = dict(zip(axes, values, strict=True))
+        loss, prompt = config.pop("loss", "pds"), config.pop("prompt", "a man")
+        names.append(str(make_run(folder / str(n), loss, n, prompt, settings=config)))
+    return names
+
+
+def test_a_study_compares_by_what_differs(pds: Callable, tmp_path: Path) -> None:
+    names = swept(tmp_path, guidance=[3, 7.5], out=["a", "b"][:1], prompt=["a man", "a robot"])
+    made = pds("study", *names, f"out={tmp_path}/study")
+    assert made.code == 0 and "differ in guidance\n" in made.out, made.err
+    key = json.loads((tmp_path / "study" / "key.json").read_text())
+    assert len(key["questions"]) == 2
+    assert {o["method"] for o in key["options"].values()} == {"guidance 3", "guidance 7.5"}
+    assert "7.5" not in re.sub(
+        r"data:image/[^\"]+", "", (tmp_path / "study/study.html").read_text()
+    )
+
+
+def test_a_study_by_one_key_never_pools_the_others(pds: Callable, tmp_path: Path) -> None:
+    names = swept(tmp_path, loss=["dds", "pds"], guidance=[3, 7.5], seed=[0, 1])
+    folder = tmp_path / "study"
+    both = pds("study", *names, f"out={tmp_path}/both")
+    assert both.code == 0 and "differ in loss, guidance\n" in both.out, both.err
+    made = pds("study", *names, "by=guidance", f"out={folder}")
+    assert made.code == 0, made.err
+    assert "questions differ in loss: answers are counted apart" in made.out
+    key = json.loads((folder / "key.json").read_text())
+    assert len(key["questions"]) == 4 and key["within"] == ["loss"]
+    for question in key["questions"].values():
+        shown = [key["options"][mark] for mark in question["options"]]
+        assert sorted(option["method"] for option in shown) == ["guidance 3", "guidance 7.5"]
+        losses = {json.loads(Path(o["run"], "summary.json").read_text())["loss"] for o in shown}
+        assert losses == {question["within"]}
+    sheet = answer(folder, "v1", "guidance 3")
+    for question in json.loads(sheet.read_text())["answers"][:1]:
+        assert question["chosen"] != "none"
+    done = pds("study", f"collect=[{sheet}]", f"key={folder}/key.json", f"out={tmp_path}/answers")
+    assert done.code == 0, done.err
+    assert "With dds:" in done.out and "With pds:" in done.out
+    found = results(tmp_path / "answers")
+    assert {loss: row["guidance 3"]["shown"] for loss, row in found.items()} == {"dds": 2, "pds": 2}
+    for wrong, right in (("prompt", "share scene, prompt and seed"), ("guidence", "guidance")):
+        refused = pds("study", *names, f"by={wrong}", f"out={tmp_path}/wrong")
+        assert refused.code == 2 and f"by={wrong}" in refused.err and right in refused.err
+
+
+def test_a_guidance_of_each_loss_goes_along_in_a_study(pds: Callable, tmp_path: Path) -> None:
+    names = [
+        str(make_run(tmp_path / loss, loss, n, settings={"guidance": 3 + n, "out": loss}))
+        for n, loss in enumerate(["dds", "pds"])
+    ]
+    made = pds("study", *names, "by=method", f"out={tmp_path}/study")
+    assert made.code == 0 and "differ in loss, and with these in guidance" in made.out, made.err
 
 
 def test_preferences_have_intervals() -> None:

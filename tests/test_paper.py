@@ -103,7 +103,10 @@ def made(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_targets_take_a_backbone_and_data() -> None:
-    assert "pds_cli.figures.paper outputs/paper docs/paper.md" in made("paper").stdout
+    page = "pds_cli.figures.paper outputs/paper {}/paper.md {}"
+    plain, told = made("paper").stdout, made("paper", "INTO=docs/figures").stdout
+    assert page.format("outputs/figures", "outputs/figures") in plain and "docs/" not in plain
+    assert page.format("docs", "docs/figures") in told and "docs/figures/paper/nerf.png" in told
     real = made("paper", "BACKBONE=sd15", "DATA=/photos").stdout
     assert "benchmark=published_nerf out=outputs/paper/sd15/nerf" in real
     assert "docs/paper.md" not in real and "docs/figures/paper" not in real
@@ -239,8 +242,14 @@ def test_the_page_follows_the_numbers(tmp_path: Path) -> None:
         figures = tmp_path / "figures"
         figures.mkdir(exist_ok=True)
         shutil.copy(ROOT / "docs/figures/toy2d.json", figures)
-        assert run(paper.main, [str(tmp_path / "out"), str(tmp_path / "paper.md")]) == 0
-        return (tmp_path / "paper.md").read_text(encoding="utf-8")
+        words = [str(tmp_path / "out"), str(tmp_path / "paper.md"), str(figures)]
+        assert run(paper.main, words) == 0
+        text = (tmp_path / "paper.md").read_text(encoding="utf-8")
+        # In one folder with its pictures the page finds them too.
+        assert run(paper.main, [words[0], str(figures / "paper.md"), words[2]]) == 0
+        beside = (figures / "paper.md").read_text(encoding="utf-8")
+        assert beside == text.replace("](figures/", "](./") and "](figures/" in text
+        return text
 
     good, bad = write(0.9), write(0.1)
     # The plane's three claims and refinement's three do not hang on these numbers.

@@ -22,10 +22,12 @@ from PIL import Image, ImageDraw
 
 from pds_cli.errors import UserError
 from pds_cli.runs.charts import build_chart, short, thin, ticks
-from pds_cli.runs.compare import all_settings, differing_keys, make_plan, write_comparison
+from pds_cli.runs.compare import make_plan, write_comparison
+from pds_cli.runs.differences import all_settings, differing_keys
 from pds_cli.runs.page import clean, duration, meaning, metric_parts, precise
 from pds_cli.runs.record import parse_metrics, read_run
 from pds_cli.runs.report import subsample, write_report
+from pds_cli.runs.settings import FREE
 from pds_cli.video import write_gif
 
 NASTY = '<script>alert("x")</script> & \'quotes\' </title> {{ 7*7 }} "é 猫 😀"'
@@ -518,6 +520,33 @@ def test_copies_of_a_setting_make_no_axis() -> None:
     assert (plan.rows, plan.columns, plan.along) == (["seed"], ["guidance"], {})
 
 
+def test_the_best_is_among_runs_of_one_prompt_and_scene(tmp_path: Path) -> None:
+    runs = make_sweep(tmp_path, prompt=["a man", "a bear"], loss=["dds", "pds"])
+    for folder, value in zip(runs, (0.1, 0.2, 0.4, 0.3), strict=True):
+        facts = json.loads((folder / "summary.json").read_text())
+        (folder / "summary.json").write_text(
+            json.dumps({**facts, "metrics": {"lpips_source": value, "kept": 1.0}})
+        )
+    page = Page(write_comparison(runs, tmp_path / "page"))
+    best = [re.sub("<[^>]*>", "", cell) for cell in re.findall(r'best" [^>]*>([^<]*)', page.source)]
+    assert best == ["0.100", "0.300"], "one of each prompt"
+    assert "among the runs of its prompt and scene" in page.visible
+    table = (tmp_path / "page" / "table.md").read_text("utf-8")
+    assert re.findall(r"\*\*([0-9.]+)\*\*", table) == ["0.100", "0.300"]
+    one = Page(write_comparison(runs[:2], tmp_path / "one"))
+    assert "among the runs" not in one.visible
+
+
+def test_what_changes_no_result_is_no_setting(tmp_path: Path) -> None:
+    free: dict[str, Any] = {
+        key: f"{key}_b" for key in FREE if key not in ("logger", "allow_modules")
+    }
+    runs = [make_run(tmp_path / "a", frames=1), make_run(tmp_path / "b", frames=1, **free)]
+    assert differing_keys(all_settings([read_run(path) for path in runs])) == []
+    page = Page(write_comparison(runs, tmp_path / "page"))
+    assert grid_texts(page)[0] == ["source", "a", "b", "true edit"]
+
+
 def test_failed_and_damaged_runs_are_shown_as_such(tmp_path: Path) -> None:
     runs = make_sweep(tmp_path, loss=["sds", "pds"], guidance=[7.5, 30.0])
     (runs[0] / "error.txt").write_text(
@@ -586,6 +615,48 @@ def test_odd_folder_names_are_linked(tmp_path: Path) -> None:
         assert (page_path.parent / unquote(attrs["href"])).is_file()
 
 
+def wide_sweep(folder: Path) -> Path:
+    """A comparison of nine losses by two keys, with thirteen metrics."""
+    prompts = ["a photo of a man raising his arms and wearing a very tall hat", "a_word" * 12]
+    losses = ["sds", "dds", "pds", "ids", "cds", "csd", "nfsd", "ism", "sdi"]
+    runs = make_sweep(folder, prompt=prompts, loss=losses)
+    for run in runs:
+        facts = json.loads((run / "summary.json").read_text())
+        facts["metrics"] |= {f"a_metric_of_mine_{i}": 0.1 for i in range(7)}
+        (run / "summary.json").write_text(json.dumps({**facts, "seconds": 12345.0}))
+    return write_comparison(runs, folder)
+
+
+def test_many_columns_stand_below_each_other(tmp_path: Path) -> None:
+    page = Page(wide_sweep(tmp_path))
+    grids = re.findall(r'<table class="matrix">(.*?)</table>', page.source, re.DOTALL)
+    heads = [re.findall(r'<th scope="col"[^>]*>([^<]*)', grid) for grid in grids]
+    assert all(len(head) <= 6 for head in heads)
+    assert all(head[0] == "source" and head[-1] == "true edit" for head in heads)
+    shown = [name for head in heads for name in head[1:-1]]
+    assert shown == ["SDS", "DDS", "PDS", "IDS", "CDS", "CSD", "NFSD", "ISM", "SDI"]
+    tables = re.findall(r'<table class="results">(.*?)</table>', page.source, re.DOTALL)
+    titles = [re.findall(r'<button type="button">([^<]*)', table) for table in tables]
+    assert len(tables) > 1 and all(title[:2] == ["prompt", "loss"] for title in titles)
+    after = [name for title in titles for name in title[2:]]
+    assert len(after) == len(set(after)) == 13 + 2, "each metric once, and time and status"
+    for table in tables:
+        widths = [float(w) for w in re.findall(r"col style=.width:([\d.]+)%", table)]
+        assert sum(widths) == pytest.approx(100, abs=0.1)
+        assert min(widths[2:]) * 852 / 100 > 75, "a number has room at 900 pixels"
+
+
+def test_many_settings_share_a_column(tmp_path: Path) -> None:
+    axes: dict[str, list[Any]] = {"guidance": [3.0, 7.5], "lr": [0.1, 0.2], "steps": [1, 2]}
+    axes |= {"hold_view": [1, 2], "batch_size": [1, 2], "lr_schedule": ["cosine", "constant"]}
+    page = Page(write_comparison(make_sweep(tmp_path, **axes)[::9], tmp_path))
+    assert re.findall(r'<button type="button">([^<]*)', page.source)[0] == "settings"
+    (first,) = re.findall(r'<tbody>\n<tr><td class="" data-sort="([^"]*)"', page.source)[:1]
+    assert set(first.split(", ")) == {
+        *("guidance 3", "lr 0.1", "steps 1", "hold view 1", "batch size 1", "lr schedule cosine")
+    }
+
+
 # ---------------------------------------------------------------------------- in a browser
 
 
@@ -603,3 +674,31 @@ def test_a_browser_runs_the_page_without_complaint(run: Path, tmp_path: Path) ->
         pytest.skip("chromium does not start here")
     assert "CONSOLE" not in done.stderr, done.stderr[-2000:]
     assert re.search(r'class="slider" style="[^"]*--at: ?50%', done.stdout)
+
+
+MEASURE = """<script>addEventListener("load", () => {
+  const wide = [...document.querySelectorAll("html, main, .scroll, .gridwrap")].filter(
+    e => e.scrollWidth > e.clientWidth || (e.matches("div") && e.scrollHeight > e.clientHeight));
+  const cut = [...document.querySelectorAll("table, th, td, .cell, .chip")].filter(
+    e => e.getBoundingClientRect().right > innerWidth || e.scrollWidth > e.clientWidth + 1);
+  const names = [...wide, ...cut].map(e => e.tagName + "." + e.className);
+  document.documentElement.dataset.measured = innerWidth + ":" + names.join(",");
+})</script></body>"""
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="no chromium")
+@pytest.mark.parametrize("width", [900, 1400])
+def test_no_table_is_cut_or_scrolls_by_itself(tmp_path: Path, width: int) -> None:
+    page = wide_sweep(tmp_path / "sweep")
+    page.write_text(page.read_text("utf-8").replace("</body>", MEASURE), "utf-8")
+    command = [
+        *("chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
+        *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+        *(f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},1200", "--dump-dom"),
+        page.as_uri(),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    if done.returncode:
+        pytest.skip("chromium does not start here")
+    found = re.search(r'data-measured="([^"]*)"', done.stdout)
+    assert found and found[1] == f"{width}:"

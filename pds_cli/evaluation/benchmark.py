@@ -15,7 +15,7 @@ from pds_cli.backbones.base import Backbone
 from pds_cli.catalogue import catalogue
 from pds_cli.errors import UserError
 from pds_cli.evaluation.scores import RunScores, score_run
-from pds_cli.evaluation.table import markdown, summary
+from pds_cli.evaluation.table import ScoreTable
 from pds_cli.files import write_text
 from pds_cli.images import read_picture, resize
 from pds_cli.metrics.clip import Clip
@@ -171,12 +171,14 @@ class EditsBenchmark:
         skipped: Mapping[str, str],
         run: RunFolder,
     ) -> Path:
-        runs, names = list(scored.values()), [method for _, method in scored]
-        means = summary(runs, names)
+        settings = [{"edit": edit, "loss": method} for edit, method in scored]
+        found = ScoreTable(list(scored.values()), settings, by=["loss"])
+        groups = zip(found.groups, found.scores, strict=True)
+        means = {group.values["loss"]: scores for group, scores in groups}
         edits = list(dict.fromkeys(edit for edit, _ in scored))
         run.write_json("results.json", {"methods": means, "edits": edits, "skipped": dict(skipped)})
         self._sheet(scored, run.path / "edits.png")
-        text = markdown(runs, names)
+        text = found.markdown()
         if skipped:
             lines = [f"- {name}: {reason}" for name, reason in skipped.items()]
             text += "\n".join(["\nLeft out:\n", *lines]) + "\n"

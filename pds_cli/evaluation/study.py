@@ -16,8 +16,20 @@ from pathlib import Path
 from typing import Any
 
 from pds_cli.errors import UserError
+from pds_cli.evaluation.groups import describe, key_names, telling_keys
 from pds_cli.files import write_text
 from pds_cli.markdown import table
+from pds_cli.runs.differences import (
+    Settings,
+    all_settings,
+    column_of,
+    determines,
+    differing_keys,
+    edit_of,
+    is_edit,
+    is_seed,
+    position,
+)
 from pds_cli.runs.page import Picture, animation, picture, render
 from pds_cli.runs.record import RunRecord, natural
 
@@ -46,40 +58,86 @@ class Question:
     options: list[Option]
 
 
-def build(runs: Sequence[RunRecord], seed: int) -> tuple[list[Question], dict[str, Any]]:
-    """The questions, one for each edit that several methods made, and the key to their marks.
+@dataclass(frozen=True)
+class Plan:
+    """What the results of one edit are told apart by.
 
-    Runs belong together that share scene, prompts and seed. Films are shown where all runs of a
-    question have one, else the first view.
+    by: settings that differ between the results of a question, whose values name them.
+    within: other settings that differ between runs, but never within a question; answers under
+        different values of these are not counted together.
+    along: settings that differ too, but follow from those of `by` and from the edit.
+    """
+
+    by: list[str]
+    within: list[str]
+    along: list[str]
+
+
+def make_plan(settings: Sequence[Settings], by: object = None) -> Plan:
+    """By all that differs but the edit and the seed, or by the settings that `by` names.
 
     Raises:
-        UserError: no edit was made by two methods, or by one method twice.
+        UserError: a setting that the runs do not have, or one that says what is edited.
     """
-    groups: dict[tuple[str, ...], dict[str, RunRecord]] = {}
-    for run in runs:
-        seeded = str(run.config.get("seed", ""))
-        scene = json.dumps(run.config.get("scene", {}), sort_keys=True, default=str)
-        group = groups.setdefault((scene, run.source_prompt, run.prompt, seeded), {})
-        method = run.choice("loss")
-        if method in group:
+    differing = [key for key in differing_keys(settings) if not is_seed(key)]
+    edits = [key for key in differing if is_edit(key)]
+    telling = [key for key in telling_keys(settings)[0] if not is_edit(key)]
+    named = key_names(by, settings) or telling or ["loss"]
+    for key in named:
+        if is_edit(key) or is_seed(key):
             raise UserError(
-                f"{group[method].path} and {run.path} are the same edit by {method}; name one"
+                f"by={key}: results of one question share scene, prompt and seed; name a setting "
+                f"of how they were made{' such as ' + telling[0] if telling else ''}"
             )
-        group[method] = run
-    several = [group for group in groups.values() if len(group) > 1]
+    causes = [position(node, [*edits, *named]) for node in settings]
+    others = [key for key in differing if key not in edits and key not in named]
+    along = [key for key in others if determines(causes, column_of(settings, key))]
+    return Plan(named, [key for key in others if key not in along], along)
+
+
+def build(
+    runs: Sequence[RunRecord], seed: int, by: object = None
+) -> tuple[list[Question], dict[str, Any]]:
+    """The questions, one for each edit that was made in several ways, and the key to their marks.
+
+    Runs belong together that share scene, prompts, seed and all settings but those of the plan,
+    see `make_plan`. Films are shown where all runs of a question have one, else the first view.
+
+    Raises:
+        UserError: no edit was made in two ways, or one in the same way twice.
+    """
+    settings = all_settings(runs)
+    plan = make_plan(settings, by)
+    groups: dict[tuple[Any, ...], dict[str, RunRecord]] = {}
+    names: dict[tuple[Any, ...], str] = {}
+    for run, node in zip(runs, settings, strict=True):
+        same = (*edit_of(run), str(run.config.get("seed", "")), position(node, plan.within))
+        group = groups.setdefault(same, {})
+        names[same] = describe(node, plan.within)
+        way = describe(node, plan.by)
+        if way in group:
+            raise UserError(
+                f"{group[way].path} and {run.path} are the same edit by {way}; name one"
+            )
+        group[way] = run
+    several = {same: group for same, group in groups.items() if len(group) > 1}
     if not several:
+        ways = "methods" if by is None else f"values of {', '.join(plan.by)}"
         raise UserError(
-            "a study compares results of two methods or more for one edit, and these runs hold "
+            f"a study compares results of two {ways} or more for one edit, and these runs hold "
             "none; pds edit -m loss=sds,dds,pds makes some"
         )
-    key: dict[str, Any] = {"options": {}, "questions": {}}
-    questions = [_question(group, seed, key) for group in several]
+    key: dict[str, Any] = {"by": plan.by, "within": plan.within, "along": plan.along}
+    key |= {"options": {}, "questions": {}}
+    questions = [_question(group, seed, key, names[same]) for same, group in several.items()]
     text = json.dumps(key, sort_keys=True)
     key["study"] = hashlib.sha256(text.encode()).hexdigest()[:12]
     return questions, key
 
 
-def _question(group: Mapping[str, RunRecord], seed: int, key: dict[str, Any]) -> Question:
+def _question(
+    group: Mapping[str, RunRecord], seed: int, key: dict[str, Any], within: str
+) -> Question:
     first = next(iter(group.values()))
     mark = _mark(seed, "question", first)
     filmed = all((run.path / name).is_file() for run in group.values() for name in (FILM,))
@@ -97,6 +155,7 @@ def _question(group: Mapping[str, RunRecord], seed: int, key: dict[str, Any]) ->
     source = source or picture(first.final("source", view), 640)
     key["questions"][mark] = {
         "prompt": first.prompt,
+        "within": within,
         "options": [option.mark for option in options],
     }
     # By mark, so that the page's own order says nothing either.
@@ -109,9 +168,11 @@ def _mark(seed: int, kind: str, run: RunRecord) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
-def write_study(runs: Sequence[RunRecord], folder: Path, *, question: str, seed: int) -> Path:
+def write_study(
+    runs: Sequence[RunRecord], folder: Path, *, question: str, seed: int, by: object = None
+) -> Path:
     """Writes `study.html`, which is sent to people, and `key.json`, which is not."""
-    questions, key = build(runs, seed)
+    questions, key = build(runs, seed, by)
     page = render(
         "study.html.j2", wide=False, title=question, questions=questions, study=key["study"]
     )
@@ -124,10 +185,14 @@ def write_study(runs: Sequence[RunRecord], folder: Path, *, question: str, seed:
 
 @dataclass(frozen=True)
 class Answer:
-    """One choice: which methods were shown, and which was preferred (None: none of them)."""
+    """One choice: which methods were shown, and which was preferred (None: none of them).
+
+    within: the settings that all of them share and other questions do not.
+    """
 
     shown: tuple[str, ...]
     chosen: str | None
+    within: str = ""
 
 
 def collect(files: Sequence[str], key: Mapping[str, Any]) -> tuple[list[Answer], list[str]]:
@@ -167,7 +232,9 @@ def _answers(data: Mapping[str, Any], key: Mapping[str, Any]) -> tuple[str, list
         chosen = None if each["chosen"] == NONE else methods[each["chosen"]]
         if chosen is not None and each["chosen"] not in options:
             raise ValueError(f"{each['chosen']} was no option of {each['question']}")
-        answers[each["question"]] = Answer(tuple(methods[mark] for mark in options), chosen)
+        within = str(key["questions"][each["question"]].get("within", ""))
+        shown = tuple(methods[mark] for mark in options)
+        answers[each["question"]] = Answer(shown, chosen, within)
     return str(data["viewer"]), list(answers.values())
 
 
@@ -199,8 +266,24 @@ def preferences(answers: Sequence[Answer]) -> dict[str, dict[str, float]]:
     return dict(sorted(found.items(), key=lambda item: -item[1]["share"]))
 
 
+def by_setting(answers: Sequence[Answer]) -> dict[str, list[Answer]]:
+    """The answers under each value of what the questions differ in beside edit and seed."""
+    found: dict[str, list[Answer]] = {}
+    for answer in answers:
+        found.setdefault(answer.within, []).append(answer)
+    return found
+
+
 def markdown(answers: Sequence[Answer]) -> str:
-    """The table of preferences."""
+    """A table of preferences for each of `by_setting`, which are not counted together."""
+    parts = [
+        "\n\n".join([f"With {within}:", _table(found)] if within else [_table(found)])
+        for within, found in by_setting(answers).items()
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(answers: Sequence[Answer]) -> str:
     rows = table(
         ["method", "preferred", "of", "share", "95 % interval"],
         (
@@ -210,4 +293,4 @@ def markdown(answers: Sequence[Answer]) -> str:
         ),
     )  # fmt: skip
     nothing = sum(answer.chosen is None for answer in answers)
-    return f"{rows}\n\n{len(answers)} answers, {nothing} of them for none of the results.\n"
+    return f"{rows}\n\n{len(answers)} answers, {nothing} of them for none of the results."

@@ -1,6 +1,6 @@
 """The identity dial: what PDS gains and loses as ψ is scaled, with the other methods beside it.
 
-    python -m pds_cli.figures.frontier [outputs] [docs/figures]
+    python -m pds_cli.figures.frontier [outputs] [outputs/figures] [docs/figures]
 
 Takes what the parts of `make figure-frontier` left, and writes `frontier.json`, the figure
 `frontier.png` and its tables `frontier.md`. What is in `frontier.json` from before and was not
@@ -243,13 +243,13 @@ def _outer_side(heights: Sequence[float]) -> list[bool]:
 
 def main(argv: Sequence[str]) -> list[Path]:
     """Writes the numbers, the figure and the tables; returns the paths of the last two."""
-    check_words(argv, 0, 2, __doc__)
-    outputs = Path(argv[0] if argv else "outputs")
-    out = Path(argv[1] if len(argv) > 1 else "docs/figures")
-    record = out / "frontier.json"
+    check_words(argv, 0, 3, __doc__)
+    words = [*argv, *("outputs", "outputs/figures")[len(argv) :]]
+    outputs, out = Path(words[0]), Path(words[1])
+    record = Path(words[-1]) / "frontier.json"
     kept = read(record) if record.is_file() else {}
     numbers = merged(kept, measured(outputs))
-    write_text(record, json.dumps(numbers, indent=1) + "\n")
+    write_text(out / "frontier.json", json.dumps(numbers, indent=1) + "\n")
     found = panels(numbers)
     with atomic_path(out / "frontier.png") as temporary:
         draw(found).savefig(temporary, dpi=110, metadata={"Software": None}, format="png")

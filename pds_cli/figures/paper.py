@@ -1,9 +1,10 @@
 """docs/paper.md: each figure and table of the paper, what it claims, and what was measured here.
 
-    python -m pds_cli.figures.paper [outputs/paper] [docs/paper.md]
+    python -m pds_cli.figures.paper [outputs/paper] [outputs/figures/paper.md] [outputs/figures]
 
-Takes what the parts of `make paper` left, and keeps the scores it took beside the pictures, in
-`figures/paper/numbers.json`. Whether a claim holds is decided by the numbers, here.
+Takes what the parts of `make paper` left (the last is the folder of their pictures), and keeps the
+scores it took beside the pictures, in `paper/numbers.json` of that folder. Whether a claim holds is
+decided by the numbers, here.
 
 Source of the claims: Koo et al., Posterior Distillation Sampling, CVPR 2024, arXiv 2311.13831.
 """
@@ -11,6 +12,7 @@ Source of the claims: Koo et al., Posterior Distillation Sampling, CVPR 2024, ar
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -297,10 +299,11 @@ def _when(true: bool) -> str:
 
 HEAD = """# The paper, measured again
 
-`make paper` makes this page: each figure and table of *Posterior Distillation Sampling* (Koo et \
-al., CVPR 2024) on the models and scenes that ship with the package, the paper's claim in our \
-words, what we measured, and whether the claim is true of it. The paper's own models and scenes \
-are much larger; what holds here need not hold there, nor the other way round. \
+`make paper INTO=docs/figures` makes this page (without `INTO` it goes to `outputs/figures`): each \
+figure and table of *Posterior Distillation Sampling* (Koo et al., CVPR 2024) on the models and \
+scenes that ship with the package, the paper's claim in our words, what we measured, and whether \
+the claim is true of it. The paper's own models and scenes are much larger; what holds here need \
+not hold there, nor the other way round. \
 [With your own models and data](#with-real-models-and-scenes) the same targets repeat the figures.
 
 A claim *holds* where the 95 % interval of the paired difference, by bootstrap over edits and \
@@ -341,8 +344,11 @@ by us: there is no GPU where this project is tested.
 """
 
 
-def page(scores: Mapping[str, Scores], figures: Path) -> str:
-    """The Markdown text, from `measured` scores and the folder with toy2d.json."""
+def page(scores: Mapping[str, Scores], figures: Path, link: str = "figures") -> str:
+    """The Markdown text, from `measured` scores and the folder with toy2d.json.
+
+    link: the way from the page to that folder.
+    """
     sections = [toy2d(figures), image(scores["image"]), *nerf(scores["nerf"]), svg(scores["svg"])]
     parts = [HEAD, _overview(sections)]
     for section in sections:
@@ -353,7 +359,7 @@ def page(scores: Mapping[str, Scores], figures: Path) -> str:
         cells = ([claim.said, claim.measured, claim.verdict] for claim in section.claims)
         lines.append(table(["the paper's claim", "measured", ""], cells))
         parts.append("\n".join(lines) + "\n")
-    return "\n".join([*parts, TAIL])
+    return "\n".join([*parts, TAIL]).replace("](figures/", f"]({link}/")
 
 
 def _overview(sections: Sequence[Section]) -> str:
@@ -368,11 +374,11 @@ def _overview(sections: Sequence[Section]) -> str:
 
 def main(argv: Sequence[str]) -> list[Path]:
     """Writes the page; returns its path."""
-    check_words(argv, 0, 2, __doc__)
-    out = Path(argv[0] if argv else "outputs/paper")
-    target = Path(argv[1] if len(argv) > 1 else "docs/paper.md")
-    figures, scores = target.parent / "figures", measured(out)
-    text = page(scores, figures)
+    check_words(argv, 0, 3, __doc__)
+    defaults = ("outputs/paper", "outputs/figures/paper.md", "outputs/figures")
+    out, target, figures = map(Path, (*argv, *defaults[len(argv) :]))
+    scores = measured(out)
+    text = page(scores, figures, Path(os.path.relpath(figures, target.parent)).as_posix())
     write_text(figures / "paper" / "numbers.json", json.dumps(scores, indent=1) + "\n")
     return [write_text(target, text)]
 

@@ -1,6 +1,6 @@
 """The pictures of docs/svg.md and of the README: drawings, and edits of them by each loss.
 
-    python -m pds_cli.figures.svg_edits outputs/bench/icon_edits [docs/figures]
+    python -m pds_cli.figures.svg_edits outputs/bench/icon_edits [outputs/figures]
 
 Takes what `pds compare benchmark=icon_edits` left.
 """
@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> list[Path]:
 
     check_words(argv, 0, 2, __doc__)
     bench = Path(argv[0] if argv else "outputs/bench/icon_edits")
-    out = Path(argv[1] if len(argv) > 1 else "docs/figures")
+    out = Path(argv[1] if len(argv) > 1 else "outputs/figures")
     found = tiles(bench)
     written = []
     for name, rows in (("svg_edits.png", found), ("svg_four.png", found[:FEW])):

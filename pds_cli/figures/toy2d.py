@@ -1,6 +1,7 @@
 """The paper's 2D experiment: points of one crescent, moved towards the other by each loss.
 
-    python -m pds_cli.figures.toy2d out=docs/figures [steps=2000] [points=100] [seed=0] [lr=0.01]
+    python -m pds_cli.figures.toy2d [out=outputs/figures] [steps=2000] [points=100] [seed=0]
+        [lr=0.01]
 
 Writes `toy2d.png`, `toy2d.svg`, `toy2d.md` and `toy2d.json` into the folder. The scores are
 exact (`pds_cli.backbones.mixture`), so what is seen is the losses' doing alone.
@@ -40,7 +41,7 @@ _SOURCE_INK, _TARGET_INK, _END_INK = "#0072B2", "#E69F00", "#B2182B"
 class Settings:
     """What the command line may set."""
 
-    out: str = "docs/figures"
+    out: str = "outputs/figures"
     steps: int = 2000
     points: int = 100
     seed: int = 0
@@ -211,8 +212,8 @@ def markdown(results: dict[str, list[Result]], settings: Settings) -> str:
     parts = [
         "# The 2D figure\n",
         "![Points moved from one crescent to the other by each loss](toy2d.png)\n",
-        f"Made by `python -m pds_cli.figures.toy2d out=docs/figures`: two crescents of 400 points, "
-        f"exact scores, {settings.points} source points, Adam at {settings.lr:g}, "
+        f"Made by `make figure-toy2d`: two crescents of 400 points, exact scores, "
+        f" {settings.points} source points, Adam at {settings.lr:g}, "
         f"{settings.steps:,} steps, seed {settings.seed}. What it shows: `docs/pds.md`.\n",
         "*moved*: mean distance from the start (the crescents have radius 1). "
         f"*P({TARGET})*: mean posterior probability of the target class at the end. *crossed*: "

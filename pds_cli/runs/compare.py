@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -12,12 +11,28 @@ from typing import Any
 from pds_cli.errors import UserError
 from pds_cli.files import write_text
 from pds_cli.runs import sheets
+from pds_cli.runs.differences import (
+    MISSING,
+    PLAIN,
+    Settings,
+    all_settings,
+    axis_positions,
+    canonical,
+    column_of,
+    determines,
+    differing_keys,
+    edit_of,
+    find_key,
+    group_labels,
+    is_edit,
+    position,
+    value_text,
+)
 from pds_cli.runs.page import (
     Meaning,
     Picture,
     clean,
     duration,
-    flatten,
     meaning,
     metric_parts,
     picture,
@@ -26,25 +41,18 @@ from pds_cli.runs.page import (
     render,
     shown,
 )
-from pds_cli.runs.record import RunRecord, node_name, number, read_run
+from pds_cli.runs.record import RunRecord, number, read_run
 
-# Settings that say how a run was carried out, not what it did.
-IGNORED = {
-    *("hydra", "logger", "resume", "debug", "checkpoint_every", "render_every", "allow_modules"),
-    *("output", "outputs", "run_dir", "folder", "force", "quiet"),
-}
-IGNORED_LAST = {"recommended", "_target_", "name", "_recursive_", "_convert_"}
-# Who comes first when rows and columns are chosen; anything else follows by name.
-FIRST = ("scene", "source", "prompt", "backbone", "representation", "loss")
-PLAIN = {"scene", "source", "prompt", "backbone", "representation", "loss"}
-ROW_KEYS = {"scene", "source", "prompt"}
 CAPTIONS = (
     *("success", "kept", "clip_direction", "lpips_truth", "psnr_truth"),
     *("lpips_source", "psnr_source", "ssim_truth", "ssim_source"),
 )
 THUMBNAIL = 360
-MISSING = "—"
-Settings = dict[str, Any]
+# What fits side by side on a page 900 pixels wide; more goes into rows below.
+ACROSS = 6  # pictures
+ROOM = 852  # pixels of a table, of which a setting, a metric or a time takes so many:
+WIDTHS = {"number": 76, "metric": 80, "seconds": 100, "status": 104, "joined": 250}
+MOST_SETTINGS = 430  # pixels of settings; beyond that they share a column
 
 
 @dataclass(frozen=True)
@@ -81,6 +89,19 @@ class Grid:
     sources: list[Path | None] | None = None
     sources_above: list[Path | None] | None = None
     truths: list[Path | None] | None = None
+
+    @property
+    def bands(self) -> list[range]:
+        """Columns that stand side by side, about as many in each band as in the others."""
+        count = len(self.columns)
+        room = ACROSS - bool(self.sources) - bool(self.truths)
+        each = math.ceil(count / math.ceil(count / room))
+        return [range(i, min(i + each, count)) for i in range(0, count, each)]
+
+    @property
+    def across(self) -> int:
+        """The most pictures that stand side by side."""
+        return max(map(len, self.bands)) + bool(self.sources) + bool(self.truths)
 
 
 @dataclass
@@ -132,108 +153,6 @@ def write_comparison(
 # ---------------------------------------------------------------------------- what differs
 
 
-def all_settings(runs: Sequence[RunRecord]) -> list[Settings]:
-    """Each run's settings, flat, with a config group that differs reduced to its choice.
-
-    A group such as `loss` is one setting (`sds`, `pds`); of its own keys only those remain that
-    differ between runs of the same choice, e.g. a swept `loss.identity`.
-    """
-    flat = [flatten(run.config) for run in runs]
-    out = [{k: v for k, v in node.items() if not _ignored(k)} for node in flat]
-    groups = dict.fromkeys(k for run in runs for k, v in run.config.items() if isinstance(v, dict))
-    for group in groups:
-        if group in IGNORED:
-            continue
-        labels = group_labels(runs, group)
-        inner = {key for node in out for key in node if key.startswith(f"{group}.")}
-        for node, label in zip(out, labels, strict=True):
-            node[group] = label
-        if len(set(labels)) > 1:
-            for key in inner:
-                if _determines([*labels], [_canonical(node.get(key, MISSING)) for node in out]):
-                    for node in out:
-                        node.pop(key, None)
-    return out
-
-
-def group_labels(runs: Sequence[RunRecord], group: str) -> list[str]:
-    """The short name of each run's choice in a config group.
-
-    A failed run has no summary to name it; it takes the name of a run with the same config
-    there, or with the same `_target_` if only one name goes with that.
-    """
-    named: dict[str, set[str]] = {}
-    for run in runs:
-        if isinstance(name := run.summary.get(group), str) and name:
-            for mark in _marks(run.config.get(group)):
-                named.setdefault(mark, set()).add(name)
-    labels = []
-    for run in runs:
-        name, node = run.summary.get(group), run.config.get(group)
-        if not isinstance(name, str) or not name:
-            known = [named[mark] for mark in _marks(node) if len(named.get(mark, ())) == 1]
-            fallback = node_name(node) if isinstance(node, dict) else shown(node)
-            name = next(iter(known[0])) if known else fallback
-        labels.append(name)
-    return labels
-
-
-def _marks(node: Any) -> list[str]:
-    target = node.get("_target_") if isinstance(node, dict) else None
-    return [repr(node), f"_target_ {target}"]
-
-
-def _ignored(key: str) -> bool:
-    parts = key.split(".")
-    return parts[0] in IGNORED or any(part in IGNORED_LAST for part in parts)
-
-
-def _canonical(value: Any) -> Any:
-    """A hashable stand-in under which 1e-3 (text to YAML) equals 0.001 and 7 equals 7.0."""
-    if isinstance(value, str):
-        try:
-            found: float | None = float(value)
-        except ValueError:
-            found = None
-    else:
-        found = number(value)
-    if found is not None and math.isfinite(found):
-        return ("number", found)
-    return (type(value).__name__, value if isinstance(value, str) else repr(value))
-
-
-def _determines(causes: Sequence[Any], effects: Sequence[Any]) -> bool:
-    seen: dict[Any, Any] = {}
-    return all(seen.setdefault(c, e) == e for c, e in zip(causes, effects, strict=True))
-
-
-def differing_keys(settings: Sequence[Settings]) -> list[str]:
-    """Keys whose values differ between the runs, the telling ones first.
-
-    A copy of another key under the same last name (`loss.guidance` of `guidance`) is left out.
-    """
-    keys = dict.fromkeys(key for node in settings for key in node)
-    found: list[str] = []
-    seen: set[tuple[Any, ...]] = set()
-    for key in sorted(keys, key=lambda k: k.count(".")):
-        values = column_of(settings, key)
-        mark = (key.rsplit(".", 1)[-1], *values)
-        if len(set(values)) > 1 and mark not in seen:
-            seen.add(mark)
-            found.append(key)
-    rank = {key: i for i, key in enumerate(FIRST)}
-
-    def place(key: str) -> tuple[Any, ...]:
-        return rank.get(key.split(".")[0], 99), key.count("."), key == "seed", key
-
-    return sorted(found, key=place)
-
-
-def column_of(settings: Sequence[Settings], key: str) -> tuple[Any, ...]:
-    """The value of one key in every run, comparable."""
-    return tuple(_canonical(node.get(key, MISSING)) for node in settings)
-
-
 def make_plan(settings: Sequence[Settings], rows: str | None, columns: str | None) -> Plan:
     """Choose rows and columns: one key makes the columns, all others are joined into the rows.
 
@@ -247,7 +166,7 @@ def make_plan(settings: Sequence[Settings], rows: str | None, columns: str | Non
     for key in values:
         if key in main:
             continue
-        leader = next((m for m in main if _determines(values[m], values[key])), None)
+        leader = next((m for m in main if determines(values[m], values[key])), None)
         if leader is None:
             main.append(key)
         else:
@@ -260,65 +179,16 @@ def make_plan(settings: Sequence[Settings], rows: str | None, columns: str | Non
 
 
 def _best_column(keys: Sequence[str]) -> str | None:
-    if not keys or (len(keys) == 1 and keys[0] in ROW_KEYS):
+    if not keys or (len(keys) == 1 and is_edit(keys[0])):
         return None
     # With prompts or scenes down the side, losses side by side are what one looks for.
-    if "loss" in keys and (len(keys) > 2 or any(key in ROW_KEYS for key in keys)):
+    if "loss" in keys and (len(keys) > 2 or any(map(is_edit, keys))):
         return "loss"
     others = [key for key in keys if key != "seed"]
     return (others or list(keys))[-1]
 
 
-def find_key(settings: Sequence[Settings], key: str) -> str:
-    """The full name of a config key given in full or by its last part.
-
-    Raises UserError, with the nearest names, where no or more than one key is meant.
-    """
-    keys = list(dict.fromkeys(k for node in settings for k in node))
-    if key in keys:
-        return key
-    ends = [k for k in keys if k.endswith(f".{key}")]
-    if len(ends) == 1:
-        return ends[0]
-    near = ends or difflib.get_close_matches(key, keys, n=3, cutoff=0.4) or differing_keys(settings)
-    hint = f"; name one of: {', '.join(near[:8])}" if near else ""
-    raise UserError(f"the runs have no setting {key!r} to lay them out by{hint}")
-
-
 # ---------------------------------------------------------------------------- the grid
-
-
-def axis_positions(
-    settings: Sequence[Settings], keys: Sequence[str]
-) -> list[tuple[tuple[Any, ...], Settings]]:
-    """The distinct value tuples of `keys` with the first settings that have them, in order.
-
-    Numbers ascend; anything else comes in the order of the runs.
-    """
-    seen: dict[tuple[Any, ...], Settings] = {}
-    for node in settings:
-        seen.setdefault(position(node, keys), node)
-    places: list[dict[Any, int]] = []
-    for i in range(len(keys)):
-        values = list(dict.fromkeys(key[i] for key in seen))
-        values.sort(key=lambda v: (v[0] != "number", v[1] if v[0] == "number" else 0))
-        places.append({value: n for n, value in enumerate(values)})
-    order = sorted(seen, key=lambda key: [place[v] for place, v in zip(places, key, strict=True)])
-    return [(key, seen[key]) for key in order]
-
-
-def position(node: Settings, keys: Sequence[str]) -> tuple[Any, ...]:
-    return tuple(_canonical(node.get(key, MISSING)) for key in keys)
-
-
-def value_text(key: str, node: Settings) -> str:
-    """A setting's value with as much of its name as it needs: `PDS`, `guidance 7.5`."""
-    value = shown(node[key]) if key in node else MISSING
-    if key == "loss":
-        return value.upper()
-    if key == "source" and value == "null":
-        return "the scene's own source prompt"
-    return value if key in PLAIN else f"{key.rsplit('.', 1)[-1].replace('_', ' ')} {value}"
 
 
 def axis_label(node: Settings, keys: Sequence[str], along: dict[str, list[str]]) -> Label:
@@ -475,6 +345,15 @@ class Column:
 
 
 @dataclass(frozen=True)
+class Block:
+    """Columns of the metric table that fit side by side, behind those of the settings."""
+
+    columns: list[Column]
+    lines: list[list[Entry]]
+    widths: list[float]  # of the columns, in percent
+
+
+@dataclass(frozen=True)
 class Entry:
     """One table cell: its text, what it is sorted by, and whether it is the column's best."""
 
@@ -498,7 +377,16 @@ class Table:
         self.settings, self.folder = settings, folder
         self.keys = plan.keys
         self.metrics = list(dict.fromkeys(name for run in runs for name in run.metrics))
-        self.best = {name: best_value(name, runs) for name in self.metrics}
+        edits: dict[Any, list[RunRecord]] = {}
+        for run in runs:
+            edits.setdefault(edit_of(run), []).append(run)
+        # Numbers of different edits say nothing about which run is better.
+        self.best = {
+            (edit, name): best_value(name, same)
+            for edit, same in edits.items()
+            for name in self.metrics
+        }
+        self.several = len(edits) > 1
         self.columns = self._columns()
         self.lines = [self._line(run) for run in self.runs]
 
@@ -506,11 +394,62 @@ class Table:
         columns = [] if self.keys else [Column("run", "run")]
         for key in self.keys:
             values = [node[key] for node in self.settings.values() if key in node]
-            numeric = bool(values) and all(_canonical(value)[0] == "number" for value in values)
+            numeric = bool(values) and all(canonical(value)[0] == "number" for value in values)
             columns.append(Column(key, key.replace("_", " "), key, numeric))
         for name in self.metrics:
             columns.append(Column(name, metric_title(name), meaning(name).text, True))
         return [*columns, Column("seconds", "time", "seconds", True), Column("status", "status")]
+
+    @property
+    def blocks(self) -> list[Block]:
+        """The table in parts that a narrow page shows whole, each with the settings."""
+        columns, lines = self.columns, self.lines
+        count = len(columns) - len(self.metrics) - 2
+        widths = [self._width(i) for i in range(count)]
+        widths += [WIDTHS.get(c.name, WIDTHS["metric"]) for c in columns[count:]]
+        if sum(widths[:count]) > MOST_SETTINGS:
+            columns = [Column("settings", "settings"), *columns[count:]]
+            lines = [[self._joined(line[:count]), *line[count:]] for line in lines]
+            count, widths = 1, [WIDTHS["joined"], *widths[count:]]
+        parts: list[list[int]] = [[]]
+        for i in range(count, len(columns)):
+            used = sum(widths[:count]) + sum(widths[j] for j in parts[-1])
+            if used + widths[i] > ROOM and parts[-1]:
+                parts.append([])
+            parts[-1].append(i)
+        return [self._block([*range(count), *part], columns, lines, widths) for part in parts]
+
+    def _width(self, i: int) -> int:
+        """Pixels for a column of settings."""
+        if self.columns[i].numeric:
+            return WIDTHS["number"]
+        texts = [self.columns[i].title, *(line[i].text for line in self.lines)]
+        return min(24 + 8 * max(map(len, texts)), 150)
+
+    def _block(
+        self,
+        place: Sequence[int],
+        columns: Sequence[Column],
+        lines: Sequence[Sequence[Entry]],
+        widths: Sequence[float],
+    ) -> Block:
+        whole = sum(widths[i] for i in place)
+        return Block(
+            [columns[i] for i in place],
+            [[line[i] for i in place] for line in lines],
+            [round(100 * widths[i] / whole, 2) for i in place],
+        )
+
+    def _joined(self, entries: Sequence[Entry]) -> Entry:
+        """All settings of a run as one entry, with the names that their values need."""
+        names = [column.name for column in self.columns]
+        text = ", ".join(
+            entry.text
+            if name in PLAIN
+            else f"{name.rpartition('.')[2].replace('_', ' ')} {entry.text}"
+            for name, entry in zip(names, entries, strict=False)
+        )
+        return Entry(text, text, link=entries[0].link)
 
     def _line(self, run: RunRecord) -> list[Entry]:
         node = self.settings.get(id(run), {})
@@ -520,17 +459,22 @@ class Table:
         for key in self.keys:
             text = shown(node[key]) if key in node else MISSING
             text = text.upper() if key == "loss" else text
-            kind, value = _canonical(node.get(key, MISSING))
+            kind, value = canonical(node.get(key, MISSING))
             entries.append(Entry(text, repr(value) if kind == "number" else text))
         for name in self.metrics:
             value = run.metrics.get(name)
-            is_best = value is not None and value == self.best[name]
+            is_best = value is not None and value == self.best[edit_of(run), name]
             entries.append(Entry(precise(value), _sort_number(value), is_best))
         seconds = number(run.summary.get("seconds"))
         entries.append(Entry(duration(seconds) or MISSING, _sort_number(seconds)))
         entries.append(Entry(run.status, run.status))
         first = entries[0]
         return [Entry(first.text, first.sort, first.best, link), *entries[1:]]
+
+    @property
+    def legend(self) -> str:
+        """What is marked as the best."""
+        return "best of its column" + (" among the runs of its prompt and scene" * self.several)
 
     def markdown(self, title: str) -> str:
         """The same table for a README, best values in bold."""
@@ -543,7 +487,8 @@ class Table:
                 _pipes(f"**{t}**" if e.best else t for t, e in zip(texts, line, strict=True))
             )
         meanings = dict.fromkeys(meaning(name) for name in self.metrics)
-        notes = [f"- {m.label} {m.arrow}: {m.text}" for m in meanings if m.text]
+        notes = [f"- bold: {self.legend}"]
+        notes += [f"- {m.label} {m.arrow}: {m.text}" for m in meanings if m.text]
         if failed := [run for run in self.runs if run.error is not None]:
             notes += [
                 f"- failed, {_markdown(clean(run.path.resolve().name))}: "
@@ -625,7 +570,6 @@ def _html(
     table: Table,
     heading: str,
 ) -> str:
-    count = len(grid.columns) + bool(grid.sources) + bool(grid.truths)
     sources = {clean(run.source_prompt) for run in records if run.source_prompt}
     embedded: dict[Path, Picture | None] = {}
 
@@ -644,9 +588,8 @@ def _html(
         facts=_facts(records, placed, plan),
         grid=grid,
         embed=embed,
-        count=count,
         side=160 if any(len(label.line) > 12 for label in grid.rows) else 84,
-        wide=count > 6,
+        wide=grid.across > 4 or len(table.blocks) > 1,
         legends=legends,
         table=table,
         failed=[run for run in records if run.error is not None],

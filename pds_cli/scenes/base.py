@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -81,9 +81,16 @@ class Scene(ABC):
 
         It is seen from the first of `edit_views`.
         """
-        views = self.ground_truth_views(prompt)
-        return views[0].image if views else None
+        return None
 
     def ground_truth_views(self, prompt: str) -> Sequence[View]:
-        """`edit_views` of the true edit named by `prompt`; empty where the scene does not know."""
-        return []
+        """Those of `edit_views` that the scene knows, of the true edit named by `prompt`."""
+        truth = self.ground_truth(prompt)
+        return [] if truth is None else [replace(self.edit_views[0], image=truth)]
+
+    def ground_truth_note(self, prompt: str) -> str:
+        """What a person should know of the true edit named by `prompt`, as why there is none.
+
+        Empty where there is nothing to say, as for scenes that know of no true edits.
+        """
+        return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor
 from pds_cli.errors import UserError
 from pds_cli.scenes.base import Scene, View
 from pds_cli.toybox.gallery import picture_tensor
-from pds_cli.toybox.world import Figure, OrbitCamera, caption, edited, parse_caption
+from pds_cli.toybox.world import Figure, OrbitCamera, caption, true_edit
 
 
 class FigurineScene(Scene):
@@ -56,12 +57,18 @@ class FigurineScene(Scene):
     def ground_truth(self, prompt: str) -> Tensor | None:
         """The same figure [3,H,W] with only what `prompt` names changed.
 
-        None where the prompt names nothing that the toybox knows, or the picture is not shipped
-        and cannot be rendered here.
+        None where the toybox does not understand all of the prompt, and, with a word on stderr,
+        where the picture is not shipped and cannot be rendered here.
         """
-        if not parse_caption(prompt):
+        figure, _ = true_edit(self.figure, prompt)
+        if figure is None:
             return None
         try:
-            return picture_tensor(edited(self.figure, prompt), self.camera, self.size)
-        except UserError:
+            return picture_tensor(figure, self.camera, self.size)
+        except UserError as error:
+            print(f"pds: there are no scores against the true edit: {error}", file=sys.stderr)
             return None
+
+    def ground_truth_note(self, prompt: str) -> str:
+        """Why there is no true edit, or that it is the source itself."""
+        return true_edit(self.figure, prompt)[1]

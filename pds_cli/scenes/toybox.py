@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
+
+from torch import Tensor
 
 from pds_cli.errors import UserError
 from pds_cli.scenes.base import Region, Scene, View
 from pds_cli.toybox.gallery import picture_tensor
-from pds_cli.toybox.world import Figure, OrbitCamera, caption, edited, parse_caption
+from pds_cli.toybox.world import Figure, OrbitCamera, caption, true_edit
 
 # The golden ratio's fractional part spreads any number of elevations evenly.
 _GOLDEN = 0.6180339887
@@ -99,15 +102,30 @@ class ToyboxScene(Scene):
     def region(self) -> Region:
         return REGION
 
+    def ground_truth(self, prompt: str) -> Tensor | None:
+        """The first of `ground_truth_views`, [3,H,W]."""
+        views = self.ground_truth_views(prompt)
+        return views[0].image if views else None
+
     def ground_truth_views(self, prompt: str) -> list[View]:
-        """`edit_views` of the edited figure; empty where the toybox cannot know or render it."""
-        if not parse_caption(prompt):
+        """`edit_views` of the figure with only what `prompt` names changed.
+
+        Empty where the toybox does not understand all of the prompt, and, with a word on stderr,
+        where a picture is not shipped and cannot be rendered here.
+        """
+        figure, _ = true_edit(self.figure, prompt)
+        if figure is None:
             return []
         try:
-            truths = self._seen("view", self._cameras, edited(self.figure, prompt))
-        except UserError:
+            truths = self._seen("view", self._cameras, figure)
+        except UserError as error:
+            print(f"pds: there are no scores against the true edit: {error}", file=sys.stderr)
             return []
         return [truths[i] for i in self._edited]
+
+    def ground_truth_note(self, prompt: str) -> str:
+        """Why there is no true edit, or that it is the source itself."""
+        return true_edit(self.figure, prompt)[1]
 
     def _seen(
         self, name: str, cameras: Sequence[OrbitCamera], figure: Figure | None = None

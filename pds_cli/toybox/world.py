@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -215,46 +216,83 @@ def mentioned(figure: Figure, said: Sequence[str]) -> dict[str, int]:
     return {name: labels[name] for name in names if labels[name] >= 0}
 
 
+@lru_cache(maxsize=1)
+def _grammar() -> dict[tuple[str, ...], dict[str, str]]:
+    """Every phrase of `caption`, as words, with the attributes that it says."""
+    found: dict[str, dict[str, str]] = {}
+    for kind in KINDS:
+        noun = _article(kind)
+        found |= {noun: {"kind": kind}, kind: {"kind": kind}, f"a photo of {noun}": {"kind": kind}}
+        for name in SAYABLE:
+            for value in ATTRIBUTES[name]:
+                colors = BESIDE_COLORS if value in ("ball", "box") else ("",)
+                for color in colors:
+                    said = {name: value} | ({"beside_color": color} if color else {})
+                    found[_phrase(replace(Figure(kind=kind), **said), name)] = said
+    return {tuple(phrase.split()): said for phrase, said in found.items()}
+
+
+def _read(text: str) -> tuple[dict[str, str], list[str]]:
+    """The attributes that a text says, and its passages that the grammar does not read."""
+    words, grammar = re.findall(r"\w+", text.lower()), _grammar()
+    longest = max(map(len, grammar))
+    said: dict[str, str] = {}
+    unread: list[str] = []
+    i, gap = 0, True
+    while i < len(words):
+        lengths = range(min(longest, len(words) - i), 0, -1)
+        phrase = next((p for n in lengths if (p := tuple(words[i : i + n])) in grammar), None)
+        meant = grammar[phrase] if phrase else None
+        if phrase and meant and all(said.get(k, v) == v for k, v in meant.items()):
+            said |= meant
+            i, gap = i + len(phrase), True
+            continue
+        passage = " ".join(phrase or (words[i],))
+        unread = [*unread, passage] if gap else [*unread[:-1], f"{unread[-1]} {passage}"]
+        i, gap = i + len(phrase or passage.split()), False
+    return said, unread
+
+
 def parse_caption(text: str) -> dict[str, str]:
     """The attributes a caption of this grammar names, by name.
 
-    The inverse of `caption` for prompts typed by a person; words outside the grammar are
-    passed over, so an empty dictionary means that nothing was recognised.
+    The inverse of `caption` for prompts typed by a person, whose phrases may stand in any order;
+    words outside the grammar are passed over (`unread` names them), so an empty dictionary means
+    that nothing was recognised.
     """
-    text = " ".join(re.findall(r"[a-z]+", text.lower()))
-    found: dict[str, str] = {}
-    kind = re.search(r"\b(man|robot|snowman|bear)\b", text)
-    if kind:
-        found["kind"] = kind[1]
-    poses = {"raising": "raised", "stretching": "out", "waving": "waving", "arms down": "down"}
-    for words, pose in poses.items():
-        if words in text:
-            found["pose"] = pose
-    hat = re.search(r"wearing an? (top hat|wizard hat|crown|cowboy hat)|(without a hat)", text)
-    if hat:
-        found["hat"] = hat[1] or "none"
-    clothes = re.search(rf"\bin ({'|'.join(CLOTHES)})\b", text)
-    if clothes:
-        found["clothes"] = clothes[1]
-    beside = re.search(
-        rf"next to an? (?:({'|'.join(BESIDE_COLORS)}) )?(ball|box|tree)|(standing alone)", text
-    )
-    if beside:
-        found["beside"] = beside[2] or "none"
-        if beside[1] and beside[2] != "tree":
-            found["beside_color"] = beside[1]
-    floor = re.search(rf"\bon ({'|'.join(FLOORS)})\b", text)
-    if floor:
-        found["floor"] = floor[1]
-    sky = re.search(rf"under an? ({'|'.join(BACKGROUNDS)}) sky", text)
-    if sky:
-        found["background"] = sky[1]
-    return found
+    return _read(text)[0]
+
+
+def unread(text: str) -> list[str]:
+    """The passages of a text that this grammar does not read, or that contradict what stands first.
+
+    >>> unread("a photo of a man in a tuxedo, on sand")
+    ['in a tuxedo']
+    """
+    return _read(text)[1]
 
 
 def edited(figure: Figure, prompt: str) -> Figure:
-    """The figure with only what `prompt` names changed: the ground truth of an edit."""
+    """The figure with only what `prompt` names changed: the true edit, if all of it is read."""
     return replace(figure, **parse_caption(prompt))
+
+
+def true_edit(figure: Figure, prompt: str) -> tuple[Figure | None, str]:
+    """The one figure that an edit by `prompt` should give, and what is to be said of it.
+
+    Returns:
+        (None, why) where the prompt is not understood whole: a part of it would be left out, and
+        doing nothing might score best; (figure, "") else, with a note instead of "" where the
+        figure is the source itself.
+    """
+    if passages := unread(prompt):
+        names = ", ".join(repr(passage) for passage in passages)
+        return None, f"this prompt has no known true edit: the toybox does not understand {names}"
+    if not parse_caption(prompt):
+        return None, "this prompt has no known true edit: it names nothing"
+    found = edited(figure, prompt)
+    note = "the prompt names nothing that the source does not show: its true edit is the source "
+    return found, f"{note}itself, and to change nothing scores best" if found == figure else ""
 
 
 def vocabulary() -> list[str]:

@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -187,6 +187,8 @@ def prepare(cfg: DictConfig, run: RunFolder) -> Edit:
     scene = instantiate("scene", cfg.scene, allow_modules=allow)
     backbone = instantiate("backbone", cfg.backbone, allow_modules=allow)
     warn_unknown_words(backbone, cfg.prompt, scene.source_prompt, cfg.suffix)
+    if note := scene.ground_truth_note(cfg.prompt + cfg.suffix):
+        print(f"pds: {note}", file=sys.stderr)
     representation = instantiate(
         "representation", cfg.representation, scene, backbone, allow_modules=allow
     )
@@ -362,10 +364,7 @@ def _finish(
     from pds_cli.outcome import save_views
     from pds_cli.runs.folder import peak_memory
 
-    truths = scene.ground_truth_views(cfg.prompt)
-    if not truths:
-        truth = scene.ground_truth(cfg.prompt)
-        truths = [] if truth is None else [replace(scene.views[0], image=truth)]
+    truths = scene.ground_truth_views(cfg.prompt + cfg.suffix)  # as the backbone read it
     metrics = save_views(run, representation, scene.edit_views, truths) | representation.changes()
     representation.export(run.path / "exports")
     _film(cfg, run, representation, "turntable")

@@ -1,4 +1,4 @@
-"""pds eval <run> <run> … : scores finished runs, and tables of methods with intervals.
+"""pds eval <run> <run> … : scores finished runs, and tables of them with intervals.
 
 A folder that holds runs, such as a sweep's, stands for all of them. CLIP scores need a model:
 `clip=<hub id or folder>`.
@@ -20,12 +20,14 @@ POSITIONAL = "runs"
 
 
 def main(cfg: DictConfig) -> Path:
-    """Writes `table.md` and `results.json`; returns the table's path."""
+    """Writes `table.md`, `.csv` and `.tex`, and `results.json`; returns the first's path."""
+    from pds_cli.evaluation.groups import key_names
     from pds_cli.evaluation.scores import find_runs, score_run
-    from pds_cli.evaluation.table import markdown, one_clip, summary
+    from pds_cli.evaluation.table import ScoreTable
     from pds_cli.files import write_text
     from pds_cli.metrics.clip import Clip
     from pds_cli.progress import Progress
+    from pds_cli.runs.differences import all_settings
     from pds_cli.runs.folder import RunFolder
 
     names = [*([cfg.run] if cfg.run else []), *cfg.runs]
@@ -36,6 +38,7 @@ def main(cfg: DictConfig) -> Path:
         print(f"pds eval: skipped: {reason}", file=sys.stderr)
     if not found:
         raise UserError("none of these folders holds a finished pds edit; see above")
+    key_names(cfg.by, all_settings(found))  # refused before the slow part
     clip = None if cfg.clip is None else Clip(cfg.clip, device=cfg.device)
     runs = []
     with Progress("runs", len(found)) as progress:
@@ -47,16 +50,13 @@ def main(cfg: DictConfig) -> Path:
             progress.update(len(runs))
     if not runs:
         raise UserError("none of these runs could be scored; see above")
-    text = markdown(runs)
+    scored = ScoreTable(runs, by=cfg.by)
     folder = RunFolder(run_folder())
     folder.begin(cfg, keep=False)
-    each = [
-        {"run": str(run.record.path), "method": run.method, "views": run.views, **run.scores}
-        for run in runs
-    ]
-    results = {"clip": one_clip(runs), "methods": summary(runs), "runs": each}
-    folder.write_json("results.json", results)
-    table = write_text(folder.path / "table.md", text)
-    print(text)
+    folder.write_json("results.json", scored.results())
+    write_text(folder.path / "table.csv", scored.csv())
+    write_text(folder.path / "table.tex", scored.latex())
+    table = write_text(folder.path / "table.md", scored.markdown())
+    print(scored.markdown())
     print(f"results: {table}")
     return table

@@ -1,4 +1,4 @@
-"""pds study <run> <run> … : a blinded page that asks which method's result people prefer.
+"""pds study <run> <run> … : a blinded page that asks which result people prefer.
 
 Send `study.html` to people and keep `key.json`. Each saves a file of answers; then
 
@@ -45,13 +45,18 @@ def _make(cfg: DictConfig) -> Path:
         print(f"pds study: skipped: {reason}", file=sys.stderr)
     folder = RunFolder(run_folder())
     folder.begin(cfg, keep=False)
-    page = write_study(found, folder.path, question=cfg.question, seed=cfg.seed)
+    page = write_study(found, folder.path, question=cfg.question, seed=cfg.seed, by=cfg.by)
+    key = json.loads((folder.path / "key.json").read_text(encoding="utf-8"))
+    along = f", and with these in {', '.join(key['along'])}" if key["along"] else ""
+    print(f"the results of a question differ in {', '.join(key['by'])}{along}")
+    if key["within"]:
+        print(f"questions differ in {', '.join(key['within'])}: answers are counted apart for each")
     print(f"to send: {page}\nto keep: {folder.path / 'key.json'}")
     return page
 
 
 def _collect(cfg: DictConfig) -> Path:
-    from pds_cli.evaluation.study import collect, markdown, preferences
+    from pds_cli.evaluation.study import by_setting, collect, markdown, preferences
     from pds_cli.files import write_text
     from pds_cli.runs.folder import RunFolder
 
@@ -67,7 +72,8 @@ def _collect(cfg: DictConfig) -> Path:
         print(f"pds study: skipped: {reason}", file=sys.stderr)
     folder = RunFolder(run_folder())
     folder.begin(cfg, keep=False)
-    folder.write_json("results.json", preferences(answers))
+    found = {within: preferences(same) for within, same in by_setting(answers).items()}
+    folder.write_json("results.json", found[""] if list(found) == [""] else found)
     table = write_text(folder.path / "table.md", markdown(answers))
     print(table.read_text(encoding="utf-8"))
     print(f"results: {table}")
