@@ -270,6 +270,7 @@ class ExportConfig(CommonConfig):
     points: int = MISSING
     opacity: float = MISSING
     pictures: bool = MISSING
+    units: str = MISSING
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from typing import Any
 
 from pds_cli.catalogue import did_you_mean
 from pds_cli.errors import UserError
+from pds_cli.reading import read_json
 from pds_cli.runs.folder import RunFolder, megabytes
 
 JOB_FILE = "job.json"
@@ -82,6 +82,7 @@ def _run(words: Sequence[str], folder: Path) -> float:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
+        found = read_json(path)
+    except UserError:
         return {}
+    return found if isinstance(found, dict) else {}

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from pds_cli.errors import UserError
 from pds_cli.instantiate import literal_config
+from pds_cli.reading import read_yaml
 from pds_cli.runs.folder import RunFolder
 
 # Settings that may differ when a run goes on: they change nothing of its result.
@@ -57,8 +57,8 @@ def resumed(cfg: DictConfig, resolved: DictConfig, run: RunFolder) -> DictConfig
     if not path.is_file():
         raise UserError(f"resume={run.path} holds no config.yaml: it is not the folder of a run")
     try:
-        saved = literal_config(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, yaml.YAMLError, AssertionError) as error:
+        saved = literal_config(read_yaml(path))
+    except AssertionError as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} cannot be read ({reason}): start a new run") from error
     given = set(OF_THE_COMMAND_LINE)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -16,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from pds_cli.config import choice, method_of, overrides, run_folder
 from pds_cli.errors import UserError
 from pds_cli.instantiate import resolve_config
+from pds_cli.reading import read_json
 
 if TYPE_CHECKING:
     from pds_cli.backbones.base import Backbone, Text
@@ -66,9 +66,8 @@ def after_sweep(folder: Path, jobs: list[Path]) -> None:
 def chosen(run: RunFolder | None = None) -> dict[str, str]:
     """The options of the main groups: now, or when `run` was started, if its folder says."""
     if run is not None:
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            text = (run.path / "environment.json").read_text(encoding="utf-8")
-            return dict(json.loads(text)["choices"])
+        with suppress(UserError, ValueError, KeyError, TypeError):
+            return dict(read_json(run.path / "environment.json")["choices"])
     return {**{group: choice(group) for group in GROUPS}, "loss": method_of(*map(choice, METHOD))}
 
 

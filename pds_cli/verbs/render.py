@@ -33,6 +33,7 @@ def main(cfg: DictConfig) -> Path:
         elevation=cfg.elevation,
         start=cfg.start,
         sweep=cfg.sweep,
+        transform=representation.transform,
     )
     run = RunFolder(run_folder())
     run.write_config(cfg)

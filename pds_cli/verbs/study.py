@@ -9,7 +9,6 @@ prints how often each method was preferred, with intervals.
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
@@ -53,15 +52,23 @@ def _make(cfg: DictConfig) -> Path:
 def _collect(cfg: DictConfig) -> Path:
     from pds_cli.evaluation.study import collect, markdown, preferences
     from pds_cli.files import write_text
+    from pds_cli.reading import read_json
     from pds_cli.runs.folder import RunFolder
 
     if cfg.key is None:
         raise UserError("key= is missing: name the key.json that was written beside the page")
     try:
-        key = json.loads(Path(cfg.key).expanduser().read_text(encoding="utf-8"))
-        key["study"], key["options"], key["questions"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        key = read_json(Path(cfg.key).expanduser())
+        {mark: str(option["method"]) for mark, option in key["options"].items()}
+        {mark: list(question["options"]) for mark, question in key["questions"].items()}
+        key["study"]
+    except UserError as error:
         raise UserError(f"key={cfg.key} is no key of a study: {error}") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"key={cfg.key} is no key of a study: the key.json that pds study wrote beside its "
+            "page would be right"
+        ) from error
     answers, wrong = collect(list(cfg.collect), key)
     for reason in wrong:
         print(f"pds study: skipped: {reason}", file=sys.stderr)
