@@ -268,7 +268,8 @@ class Trainer:
             raise ValueError(f"its stage is {counts['stage']}, of {len(self.stages)}")
         track = {str(name): float(value) for name, value in meta["track"].items()}
         seconds = number(meta["seconds"])
-        if seconds is None or not all(map(math.isfinite, [seconds, *track.values()])):
+        finite = all(map(math.isfinite, track.values()))
+        if seconds is None or not 0 <= seconds < 2**53 or not finite:
             raise ValueError("its seconds or averages are no numbers")
         if ("best" in track) != ("best_step" in track):
             raise ValueError("its averages are not complete")

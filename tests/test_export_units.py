@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,49 +13,18 @@ import torch
 import trimesh
 from conftest import Answer
 from PIL import Image
+from small_capture import capture, run_of
 from soft_ball import CENTRE, SoftBall, ring
-from torch import Tensor
 
+from pds_cli.errors import UserError
 from pds_cli.exporting import write_cameras, write_mesh, write_point_cloud, write_transform
-from pds_cli.scenes.cameras import Camera, look_at
+from pds_cli.scenes.cameras import Camera
 from pds_cli.scenes.nerfstudio import NerfstudioScene
 from pds_cli.scenes.paths import read_cameras
 from pds_cli.scenes.poses import IDENTITY, Similarity
 
 TURN = torch.tensor([[0.0, -0.6, 0.8], [1.0, 0.0, 0.0], [0.0, 0.8, 0.6]], dtype=torch.float64)
 PLACED = Similarity(torch.cat([TURN, torch.tensor([[3.0], [-7.0], [2.0]])], -1).double(), 0.25)
-# A photographer's world: far from the origin, and its up is nobody's axis.
-PLACES = [(40.0 + 3 * math.cos(a), -20.0 + 3 * math.sin(a), 5.0 + 0.3 * a) for a in range(6)]
-
-
-def capture(folder: Path, **fields: Any) -> tuple[Path, list[Tensor]]:
-    """A folder for `scene=nerfstudio` of six grey photos, and the poses [3,4] of their cameras."""
-    (folder / "images").mkdir(parents=True)
-    poses = [look_at(place, (40.0, -20.0, 4.0), (0.1, 0.2, 0.97)) for place in PLACES]
-    frames = []
-    for number, pose in enumerate(poses):
-        Image.new("RGB", (16, 12), (90, 90, 90)).save(folder / f"images/{number}.png")
-        frames.append({"file_path": f"images/{number}.png", "transform_matrix": pose.tolist()})
-    found = {"fl_x": 14.0, "w": 16, "h": 12, "frames": frames, **fields}
-    (folder / "transforms.json").write_text(json.dumps(found))
-    return folder, poses
-
-
-def run_of(folder: Path, into: Path) -> Path:
-    """A run folder with the export of a NeRF of that capture, which nobody has trained."""
-    from types import SimpleNamespace
-
-    from pds_cli.representations.nerf.representation import NeRF
-
-    backbone: Any = SimpleNamespace(device=torch.device("cpu"))
-    grid = {"levels": 2, "features": 2, "log2_table": 8, "base_resolution": 4, "growth": 1.7}
-    scene = NerfstudioScene(folder, eval_interval=3)
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(0)
-        nerf = NeRF(scene, backbone, grid=grid, hidden=16, occupancy=8, step=0.2)
-        nerf.field.grid.table.normal_()
-    nerf.export(into / "exports")
-    return into
 
 
 def read(path: Path) -> Any:
@@ -75,7 +43,10 @@ def test_a_similarity_has_a_way_back() -> None:
 def test_cameras_come_back_to_where_the_photos_were_taken(
     pds: Callable[..., Answer], tmp_path: Path, applied: bool
 ) -> None:
-    fields = {"applied_transform": PLACED.matrix.tolist(), "applied_scale": PLACED.scale}
+    fields: dict[str, Any] = {
+        "applied_transform": PLACED.matrix.tolist(),
+        "applied_scale": PLACED.scale,
+    }
     folder, poses = capture(tmp_path / "capture", **(fields if applied else {}))
     origin = PLACED.inverse() if applied else IDENTITY
     run = run_of(folder, tmp_path / "run")
@@ -116,11 +87,12 @@ def test_the_mesh_and_the_points_are_related_by_the_transform(tmp_path: Path) ->
         folder = tmp_path / units
         folder.mkdir()
         write_mesh(folder, ball, units=units, **options)
-        mesh = trimesh.load(folder / "mesh.ply", process=False)
+        mesh: Any = trimesh.load(folder / "mesh.ply", process=False)
         vertices[units], colors[units] = np.array(mesh.vertices), mesh.visual.vertex_colors
         assert mesh.volume > 0, "what is outside stays outside"
         write_point_cloud(folder, ball, points=200, threshold=5.0, units=units)
-        points[units] = np.array(trimesh.load(folder / "pointcloud.ply").vertices)
+        cloud: Any = trimesh.load(folder / "pointcloud.ply")
+        points[units] = np.array(cloud.vertices)
     for found in (vertices, points):
         moved = back.points(torch.from_numpy(found["scene"])).numpy()
         assert np.allclose(found["capture"], moved, atol=1e-4)
@@ -157,8 +129,6 @@ def test_a_path_in_units_that_nobody_knows_is_a_sentence(
 ) -> None:
     camera: Camera = ring(1)[0]
     (tmp_path / "c.json").write_text(json.dumps([{**camera.to_dict(), "units": "feet"}]))
-    from pds_cli.errors import UserError
-
     with pytest.raises(UserError, match="entry 0 is not a camera: its units are 'feet'"):
         read_cameras(tmp_path / "c.json")
     folder, _ = capture(tmp_path / "capture")

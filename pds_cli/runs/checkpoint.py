@@ -113,6 +113,8 @@ def check_state(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> No
             raise ValueError(f"its {name} is {list(other.shape)}, not {list(tensor.shape)}")
         if other.is_floating_point() != tensor.is_floating_point():
             raise ValueError(f"its {name} is {other.dtype}, not {tensor.dtype}")
+        if bool(tensor.isfinite().all()) and not bool(other.isfinite().all()):
+            raise ValueError(f"its {name} holds infinity")
 
 
 def with_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -155,13 +157,20 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -
         ValueError: it was of other parameters, or its groups hold values of another kind.
     """
     own = optimizer.state_dict()["param_groups"]
+    if len(own) != len(state["param_groups"]):
+        raise ValueError("its optimiser has other groups of parameters")
     for mine, other in zip(own, state["param_groups"], strict=True):
         for name, value in mine.items():
-            if not _alike(value, other[name]):
+            same = value == other[name] if name == "params" else _alike(value, other[name])
+            if not same:
                 raise ValueError(f"its optimiser's {name} is of another kind than {value!r}")
-    for index in state["state"]:
+    for index, entry in state["state"].items():
         if not 0 <= index < sum(len(group["params"]) for group in own):
             raise ValueError("its optimiser moved other parameters")
+        for name, value in entry.items():
+            moments = torch.is_tensor(value) and value.ndim > 0
+            if moments and not (value.is_floating_point() and bool(value.isfinite().all())):
+                raise ValueError(f"its optimiser's {name} holds no finite numbers")
     optimizer.load_state_dict(state)
 
 

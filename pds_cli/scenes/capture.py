@@ -226,13 +226,20 @@ def image_path(
         path = _copy_of(inside, path, downscale)
     files = [path, *(Path(f"{path}{end}") for end in _SUFFIXES)]
     files += [path.with_suffix(end) for end in _SUFFIXES if downscale is not None]
-    found = next((file for file in files if file.is_file()), None)
+    found = next((file for file in files if _is_file(file)), None)
     if found is not None:
         return found
     hint = "" if downscale is None else f" (scene.downscale={downscale}; null takes the originals)"
     raise UserError(
         f"{where}: {field} {label(name)} is missing: there is no file {label(str(path))}{hint}"
     )
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long
+        return False
 
 
 def _copy_of(root: Path, path: Path, factor: int) -> Path:

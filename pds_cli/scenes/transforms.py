@@ -86,7 +86,9 @@ def split_of(file: Path, found: dict[str, Any], frames: list[Frame]) -> list[Fra
             raise UserError(f"{file}: {field} must be a list of the frames' file_path")
         for name in map(posixpath.normpath, names):
             if name not in known:
-                raise UserError(f"{file}: {field} names {name}, which is no frame of this file")
+                raise UserError(
+                    f"{file}: {field} names {label(name)}, which is no frame of this file"
+                )
             splits.setdefault(name, split)
     named = [(posixpath.normpath(frame.name), frame) for frame in frames]
     return [replace(frame, split=splits[name]) for name, frame in named if name in splits]

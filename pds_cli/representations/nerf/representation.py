@@ -527,9 +527,14 @@ def _check_described(options: dict[str, Any], views: Any, tensors: Mapping[str, 
     Raises:
         ValueError, LookupError, TypeError: they are of different sizes, or no options.
     """
-    for name in set(options) - {"grid", "encoding", "appearance", "background", "render_size"}:
+    others = {"grid", "encoding", "appearance", "background"}
+    if options["render_size"] is None:
+        others.add("render_size")
+    for name in set(options) - others:
         if name not in _OPTIONS or not math.isfinite(options[name]):
             raise ValueError(f"its {name} is no option")
+    if not isinstance(options["appearance"], bool):
+        raise ValueError("its appearance is neither true nor false")
     if not isinstance(views, list) or not all(isinstance(name, str) for name in views):
         raise ValueError("its views have no names")
     layout = GridLayout(**options["grid"])

@@ -78,8 +78,11 @@ def parse_document(text: bytes, path: str) -> etree._Element:
     for node in list(root.iter()):
         if not isinstance(node.tag, str):  # comments and processing instructions
             _remove(node)
-    _apply_styles(root)
-    _resolve_uses(root, path)
+    try:
+        _apply_styles(root)
+        _resolve_uses(root, path)
+    except RecursionError as error:
+        raise UserError(f"{path} is nested too deep in its styles: simplify the drawing") from error
     return root
 
 
