@@ -252,7 +252,8 @@ class Trainer:
                 self._resumed_optimizer = unpack_optimizer(packed, meta["optimizer"])
         names = [stage.name for stage in self.stages]
         if self.stage_index < len(names):
-            self.folder.forget_after(names, names[self.stage_index], self.step)
+            with fits(self.folder.metrics, wrong="is damaged"):
+                self.folder.forget_after(names, names[self.stage_index], self.step)
 
     def _go_to(self, meta: dict[str, Any]) -> None:
         """Takes over where a checkpoint was.

@@ -258,6 +258,9 @@ def _check_parts(
         raise ValueError("its unet, text_encoder and vae have other sizes")
     if len(tokenizer) > text_encoder.config.vocab_size:
         raise ValueError(f"its tokenizer has {len(tokenizer)} words and its text_encoder fewer")
+    longest = text_encoder.config.max_position_embeddings
+    if tokenizer.pad_token_id is None or not 1 <= tokenizer.model_max_length <= longest:
+        raise ValueError("its tokenizer has no padding, or is for longer texts than text_encoder")
     if not bool(((alphas_cumprod > 0) & (alphas_cumprod <= 1)).all()) or len(alphas_cumprod) < 2:
         raise ValueError("its scheduler gives no noise levels between 0 and 1")
     if not 1 <= int(unet.config.sample_size) * int(vae.config.patch) <= 4096:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 XLINK_HREF = "{http://www.w3.org/1999/xlink}href"
 MAX_BYTES = 16 * 2**20
 MAX_ELEMENTS = 50_000
+MAX_STYLE_SECONDS = 20  # of this process
 # What a style sheet or a `style` attribute may set; everything else in them is dropped.
 PROPERTIES = frozenset(
     [
@@ -79,7 +81,7 @@ def parse_document(text: bytes, path: str) -> etree._Element:
         if not isinstance(node.tag, str):  # comments and processing instructions
             _remove(node)
     try:
-        _apply_styles(root)
+        _apply_styles(root, path)
         _resolve_uses(root, path)
     except RecursionError as error:
         raise UserError(f"{path} is nested too deep in its styles: simplify the drawing") from error
@@ -160,8 +162,12 @@ def _remove(node: etree._Element) -> None:
 # --- style sheets --------------------------------------------------------------------------------
 
 
-def _apply_styles(root: etree._Element) -> None:
-    """Writes what style sheets and `style` attributes say as plain attributes."""
+def _apply_styles(root: etree._Element, path: str) -> None:
+    """Writes what style sheets and `style` attributes say as plain attributes.
+
+    Raises:
+        UserError: the rules take more than `MAX_STYLE_SECONDS`, as thousands of them can.
+    """
     import cssselect2
     import tinycss2
 
@@ -180,7 +186,13 @@ def _apply_styles(root: etree._Element) -> None:
                     matcher.add_selector(selector, declared)
     rules_exist = bool(matcher.order)
     wrapped = cssselect2.ElementWrapper.from_xml_root(root) if rules_exist else None
+    started = time.process_time()
     for item in wrapped.iter_subtree() if wrapped is not None else []:
+        if time.process_time() - started > MAX_STYLE_SECONDS:
+            raise UserError(
+                f"{path} has style sheets that take more than {MAX_STYLE_SECONDS} seconds to "
+                "apply: write what they say as attributes"
+            )
         for *_, declared in sorted(matcher.match(item), key=lambda match: match[:2]):
             _set(item.etree_element, declared)
     for element in root.iter():
