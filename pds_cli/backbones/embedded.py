@@ -21,6 +21,14 @@ from pds_cli.backbones.patch_autoencoder import PatchAutoencoder
 from pds_cli.errors import UserError
 from pds_cli.reading import read_json
 
+_LARGEST = 4096
+_SIZES = (
+    *("block_out_channels", "layers_per_block", "in_channels", "out_channels", "sample_size"),
+    *("cross_attention_dim", "projection_class_embeddings_input_dim", "attention_head_dim"),
+    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+    *("max_position_embeddings", "projection_dim", "latent_channels", "patch", "width", "blocks"),
+    "num_train_timesteps",
+)
 PACKAGED = Path(__file__).parents[1] / "data"
 
 
@@ -207,7 +215,7 @@ def load_parts(folder: Path) -> dict[str, Any]:
     scheduler: Any
     try:
         for file in folder.glob("*/*.json"):
-            read_json(file)
+            _check_config(file.name, read_json(file))
         scheduler = DDIMScheduler.from_pretrained(folder / "scheduler")
         unet = _whole(UNet2DConditionModel, folder / "unet", torch_dtype=torch.float32)
         found = {
@@ -225,6 +233,20 @@ def load_parts(folder: Path) -> dict[str, Any]:
             f"the backbone in {folder} is damaged ({reason}); "
             "write it again with pds pretrain, or reinstall pds"
         ) from error
+
+
+def _check_config(name: str, found: Any) -> None:
+    """Looks at a part's configuration before anything of its size is built.
+
+    Raises:
+        ValueError: it asks for more than a small model has.
+    """
+    if not name.endswith("config.json") or not isinstance(found, dict):
+        return
+    for key, value in found.items():
+        for number in value if isinstance(value, list) else [value]:
+            if key in _SIZES and isinstance(number, int) and not 0 <= number <= _LARGEST:
+                raise ValueError(f"its {key} is {number}, more than a small model has")
 
 
 def _whole(cls: Any, folder: Path, **options: Any) -> Any:
@@ -259,8 +281,9 @@ def _check_parts(
     if len(tokenizer) > text_encoder.config.vocab_size:
         raise ValueError(f"its tokenizer has {len(tokenizer)} words and its text_encoder fewer")
     longest = text_encoder.config.max_position_embeddings
-    if tokenizer.pad_token_id is None or not 1 <= tokenizer.model_max_length <= longest:
-        raise ValueError("its tokenizer has no padding, or is for longer texts than text_encoder")
+    same = tokenizer.pad_token_id == text_encoder.config.pad_token_id
+    if tokenizer.pad_token_id is None or not same or not 1 <= tokenizer.model_max_length <= longest:
+        raise ValueError("its tokenizer pads or cuts texts in another way than its text_encoder")
     if not bool(((alphas_cumprod > 0) & (alphas_cumprod <= 1)).all()) or len(alphas_cumprod) < 2:
         raise ValueError("its scheduler gives no noise levels between 0 and 1")
     if not 1 <= int(unet.config.sample_size) * int(vae.config.patch) <= 4096:
