@@ -38,7 +38,7 @@ def catalogue(more: Iterable[Path] = ()) -> dict[str, dict[str, str]]:
     for root in (conf_dir(), *more):
         for path in sorted(root.rglob("*.yaml")):
             group, _, option = path.relative_to(root).with_suffix("").as_posix().partition("/")
-            if not option or group in _HIDDEN:
+            if not option or group in _HIDDEN or not path.is_file():
                 continue
             groups.setdefault(group, {})[option] = describe(path)
     return {group: dict(sorted(groups[group].items())) for group in sorted(groups)}

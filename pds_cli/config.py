@@ -289,6 +289,7 @@ class ExportConfig(CommonConfig):
     points: int = MISSING
     opacity: float = MISSING
     pictures: bool = MISSING
+    units: str = MISSING
 
 
 @dataclass

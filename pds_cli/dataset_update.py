@@ -199,8 +199,18 @@ class DatasetUpdateObjective(Objective):
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.representation.load_state_dict(under("representation", state))
-        self._beginning = {int(index): image for index, image in under("beginning", state).items()}
-        self._edited = {int(index): image for index, image in under("edited", state).items()}
+        self._beginning = self._images(under("beginning", state))
+        self._edited = self._images(under("edited", state))
+        if self._beginning and len(self._beginning) != len(self.views):
+            raise ValueError(f"it has {len(self._beginning)} of {len(self.views)} views")
+
+    def _images(self, state: Mapping[str, Tensor]) -> dict[int, Tensor]:
+        found = {int(index): image for index, image in state.items()}
+        for index, image in found.items():
+            right = image.dtype == torch.uint8 and image.ndim == 3 and len(image) == 3
+            if not (0 <= index < len(self.views) and right and image.numel()):
+                raise ValueError(f"its image of view {index} is none of this scene")
+        return found
 
 
 def refine_stage(

@@ -1,4 +1,7 @@
-"""A 3D result for other programs: surface, points and cameras, all in the scene's own units."""
+"""A 3D result for other programs: surface, points and cameras.
+
+They are in the scene's coordinates, or in those of the capture that it was made from.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,7 @@ from pds_cli.progress import Progress
 from pds_cli.representations.base import Rendering
 from pds_cli.scenes.base import Region
 from pds_cli.scenes.cameras import Camera
+from pds_cli.scenes.poses import IDENTITY, Similarity
 
 if TYPE_CHECKING:
     from trimesh import Trimesh
@@ -27,6 +31,28 @@ _PIECE = 1 << 17  # points asked for at once
 _FEWEST_PIXELS = 128**2  # of a picture that points are taken from
 _FINEST = 1024  # samples along a side of the cube: 4 GiB of densities
 _OUTSIDE, _INSIDE, _PER_CELL = 1.0, 3.0, 3  # cells along the normal whose radiance is gathered
+
+
+UNITS = ("scene", "capture")
+
+
+def placement(representation: Radiance, units: str) -> Similarity:
+    """From the scene's coordinates to those of `units`, one of `UNITS`."""
+    return IDENTITY if units == "scene" else representation.transform.inverse()
+
+
+def write_transform(folder: Path, representation: Radiance, units: str = "scene") -> Path:
+    """Writes `dataparser_transforms.json`, which has nerfstudio's names and direction.
+
+    A point p of the capture is at scale · (transform[:, :3] p + transform[:, 3]) in the files
+    beside it; with `units` capture that is the identity.
+
+    Raises:
+        UserError: no place to write.
+    """
+    found = representation.transform if units == "scene" else IDENTITY
+    text = json.dumps(found.to_dict(), indent=1)
+    return write_text(folder / "dataparser_transforms.json", text + "\n")
 
 
 # --- surface -------------------------------------------------------------------------------------
@@ -40,15 +66,17 @@ def write_mesh(
     threshold: float = 10.0,
     extent: float = 1.0,
     components: int | None = None,
+    units: str = "scene",
 ) -> tuple[list[Path], str]:
     """Writes `mesh.ply` and `mesh.glb`; returns them, and what they hold in words.
 
     The PLY has the colours as renders have them. The GLB has them linear and unlit, as glTF asks,
-    and a node that turns the scene's up to glTF's y; its vertices stay in world units.
+    and a node that turns the scene's up to glTF's y.
 
     Args:
         resolution, threshold, extent: see `surface`.
         components: keep so many connected parts, those of the most triangles; None: all.
+        units: coordinates of the vertices, one of `UNITS`.
 
     Raises:
         UserError: an option out of range, no surface at this threshold, or no place to write.
@@ -64,6 +92,9 @@ def write_mesh(
     bare = trimesh.Trimesh(vertices, faces, process=False)
     cell = 2 * extent * representation.region.radius / (resolution - 1)
     colors = _radiance(representation, vertices, np.array(bare.vertex_normals), cell)
+    placed = placement(representation, units)
+    vertices = placed.points(torch.from_numpy(vertices.astype(np.float64))).numpy()
+    bare = trimesh.Trimesh(vertices, faces, process=False)
     painted = trimesh.Trimesh(
         vertices,
         faces,
@@ -73,7 +104,8 @@ def write_mesh(
     ply, glb = folder / "mesh.ply", folder / "mesh.glb"
     _write_bytes(ply, export_ply(painted))
     bare.vertex_attributes["_color"] = _linear(colors).astype(np.float32)
-    _write_bytes(glb, _glb(bare, representation.region))
+    up = placed.matrix[:, :3] @ placed.matrix.new_tensor(representation.region.up)
+    _write_bytes(glb, _glb(bare, up.numpy()))
     return [ply, glb], f"a surface of {len(faces)} triangles and {len(vertices)} vertices"
 
 
@@ -182,7 +214,7 @@ def _linear(colors: np.ndarray) -> np.ndarray:
     return np.asarray(np.where(colors <= 0.04045, low, ((colors + 0.055) / 1.055) ** 2.4))
 
 
-def _glb(mesh: Trimesh, region: Region) -> bytes:
+def _glb(mesh: Trimesh, up: np.ndarray) -> bytes:
     """Binary glTF with `_color` as its colours, unlit: radiance holds the light already."""
     import trimesh
     from trimesh.exchange.gltf import export_glb
@@ -204,12 +236,12 @@ def _glb(mesh: Trimesh, region: Region) -> bytes:
         primitive["material"] = 0
 
     scene = trimesh.Scene()
-    scene.add_geometry(mesh, node_name="scene", geom_name="surface", transform=_upright(region.up))
+    scene.add_geometry(mesh, node_name="scene", geom_name="surface", transform=_upright(up))
     written: bytes = export_glb(scene, include_normals=True, tree_postprocessor=unlit)
     return written
 
 
-def _upright(up: tuple[float, float, float]) -> np.ndarray:
+def _upright(up: np.ndarray) -> np.ndarray:
     """The rotation [4,4] by the smallest angle that takes `up` to +y."""
     from trimesh.transformations import rotation_matrix
 
@@ -230,6 +262,7 @@ def write_point_cloud(
     extent: float = 1.0,
     opacity: float = 0.8,
     seed: int = 0,
+    units: str = "scene",
 ) -> tuple[list[Path], str]:
     """Writes `pointcloud.ply`: what the train cameras see, in space, with colours.
 
@@ -244,6 +277,7 @@ def write_point_cloud(
             many of the region's.
         opacity: pixels less opaque than this are left out.
         seed: of the draw.
+        units: coordinates of the points, one of `UNITS`.
 
     Returns:
         The file, and what it holds in words.
@@ -269,6 +303,8 @@ def write_point_cloud(
             f"the {len(cameras)} cameras see nothing in the region of opacity {opacity:g} and "
             f"density {threshold:g}: choose a lower opacity= or threshold=, or a larger extent="
         )
+    places = placement(representation, units).points(table[:, :3].double())
+    table = torch.cat([places.to(table), table[:, 3:]], -1)
     path = folder / "pointcloud.ply"
     _write_bytes(path, _ply(table))
     return [path], f"{len(table)} points from {len(cameras)} cameras"
@@ -319,13 +355,15 @@ def _ply(table: Tensor) -> bytes:
 
 
 def write_cameras(
-    folder: Path, representation: Radiance, *, pictures: bool = False
+    folder: Path, representation: Radiance, *, pictures: bool = False, units: str = "scene"
 ) -> tuple[list[Path], str]:
     """Writes `cameras.json`, a list that `pds render path=…` reads, and `transforms.json`.
 
     The latter is nerfstudio's format; held-out cameras stand in its `val_filenames`. Its frames
     name pictures `images/<name>.png`; with `pictures` these are rendered, and the folder is a
-    scene for `scene=nerfstudio` and other programs.
+    scene for `scene=nerfstudio` and other programs. In the scene's units it says how the capture's
+    world became the scene's (`applied_transform`, `applied_scale`); both files hold the cameras in
+    `units`, one of `UNITS`.
 
     Returns:
         The files, and what they hold in words.
@@ -340,19 +378,31 @@ def write_cameras(
     ]
     if not listed:
         raise UserError("the run knows no cameras (exports/cameras.json): there is none to write")
-    entries = [{"name": name, "part": part, **camera.to_dict()} for part, name, camera in listed]
+    placed = placement(representation, units)
+    moved = [(part, name, _placed(camera, placed)) for part, name, camera in listed]
+    entries = [
+        {"name": name, "part": part, "units": units, **camera.to_dict()}
+        for part, name, camera in moved
+    ]
     files = [folder / "cameras.json", folder / "transforms.json"]
     write_text(files[0], json.dumps(entries, indent=1) + "\n")
     found: dict[str, Any] = {
         "camera_model": "OPENCV",
-        "frames": [_frame(name, camera) for _, name, camera in listed],
+        "frames": [_frame(name, camera) for _, name, camera in moved],
     }
+    if units == "scene":
+        applied = representation.transform.to_dict()
+        found |= {"applied_transform": applied["transform"], "applied_scale": applied["scale"]}
     for field, part in (("train_filenames", "train"), ("val_filenames", "eval")):
         found[field] = [_picture(name) for of, name, _ in listed if of == part]
     write_text(files[1], json.dumps(found, indent=1) + "\n")
     if pictures:
         files += list(_write_pictures(folder, representation, listed))
     return files, f"{len(listed)} cameras"
+
+
+def _placed(camera: Camera, placed: Similarity) -> Camera:
+    return camera.moved(placed.poses(camera.camera_to_world[None].double().cpu())[0])
 
 
 def _frame(name: str, camera: Camera) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -15,10 +16,12 @@ from torch import Tensor
 
 from pds_cli.errors import UserError
 from pds_cli.representations.base import Representation
-from pds_cli.runs.checkpoint import load_checkpoint, save_checkpoint
+from pds_cli.runs.checkpoint import check_state, fits, load_checkpoint, save_checkpoint
 from pds_cli.runs.folder import RunFolder
 from pds_cli.scenes.base import Scene, View
 from pds_cli.trainer import Objective, Stage, Trainer, with_lr
+
+log = logging.getLogger(__name__)
 
 _FORMAT = 2  # raise it when a fit of the same settings would come out differently
 
@@ -136,8 +139,7 @@ def ensure_fit(
         return True
     key = fit_key(scene, representation, seed)
     kept = None if settings.cache is None else Path(settings.cache) / f"{key}.safetensors"
-    if kept is not None and kept.is_file():
-        representation.load_state_dict(load_checkpoint(kept)[0])
+    if kept is not None and kept.is_file() and _taken_over(representation, kept):
         return True
     stage = fit_stage(scene, representation, settings)
     trainer = Trainer([stage], run, seed=seed, fingerprint=key, **options)
@@ -149,6 +151,19 @@ def ensure_fit(
         return False
     if kept is not None:
         save_checkpoint(kept, representation.state_dict(), {"key": key})
+    return True
+
+
+def _taken_over(representation: Representation, kept: Path) -> bool:
+    """Whether a kept fit could be loaded; a damaged one is made anew, and that is said."""
+    try:
+        state = load_checkpoint(kept, "fit anew")[0]
+        with fits(kept, "fit anew"):
+            check_state(state, representation.state_dict())
+            representation.load_state_dict(state)
+    except UserError as error:
+        log.warning("the kept fit is not used: %s", error)
+        return False
     return True
 
 

@@ -8,6 +8,9 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +31,15 @@ MAX_PIXELS = 80_000_000
 """Largest image that is read; a 30,000 × 30,000 header alone would ask for gigabytes."""
 
 READABLE = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+# Of PNG: numbers a pixel, by the colour type; first column, first row and steps of the passes.
+_PNG_NUMBERS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+_PNG_PASSES = {
+    0: ((0, 0, 1, 1),),
+    1: (
+        *((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4)),
+        *((0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)),
+    ),
+}
 WRITABLE = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
@@ -45,6 +57,21 @@ def read_image(path: str | os.PathLike[str]) -> View:
         UserError: no such file, a directory, empty, truncated, not an image, or over `MAX_PIXELS`.
     """
     path = Path(path).expanduser()
+    with open_image(path) as file:
+        if getattr(file, "is_animated", False) and file.format != "MPO":
+            log.warning("%s is animated: only its first frame is used", path)
+        return _to_view(decode_image(file, path), path.stem)
+
+
+@contextmanager
+def open_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
+    """An image file that is not too large, before it is decoded.
+
+    Raises:
+        UserError: see `read_image`; also for what goes wrong with the file's content within the
+            block.
+    """
+    path = Path(path).expanduser()
     _check_file(path)
     from PIL import Image, UnidentifiedImageError
 
@@ -56,9 +83,7 @@ def read_image(path: str | os.PathLike[str]) -> View:
                 width, height = file.size
                 if width * height > MAX_PIXELS:
                     raise UserError(_too_large(path, f"is {width}×{height} pixels"))
-                if getattr(file, "is_animated", False) and file.format != "MPO":
-                    log.warning("%s is animated: only its first frame is used", path)
-                return _to_view(file, path.stem)
+                yield file
     except Image.DecompressionBombError as error:
         raise UserError(_too_large(path, "has far more pixels")) from error
     except UnidentifiedImageError as error:
@@ -67,6 +92,50 @@ def read_image(path: str | os.PathLike[str]) -> View:
         ) from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise UserError(f"{path} is truncated or damaged ({error}): save it again") from error
+
+
+def decode_image(file: Image.Image, path: Path) -> Image.Image:
+    """Decodes the pixels of an opened file.
+
+    Raises:
+        UserError: a PNG whose rows end before its picture does; Pillow fills them with black.
+        OSError, ValueError, SyntaxError: it is damaged otherwise.
+    """
+    file.load()
+    if file.format == "PNG" and _png_ends_early(path):
+        raise UserError(f"{path} is truncated: rows of its picture are missing; save it again")
+    return file
+
+
+def _png_ends_early(path: Path) -> bool:
+    """Whether a PNG that Pillow decodes holds fewer bytes of rows than its size asks for."""
+    inflate, wanted, found = zlib.decompressobj(), 0, 0
+    with path.open("rb") as file:
+        file.seek(8)
+        while len(head := file.read(8)) == 8 and head[4:] != b"IEND":
+            length = int.from_bytes(head[:4], "big")
+            if head[4:] == b"IHDR":
+                wanted = _png_bytes(file.read(length))
+            elif head[4:] == b"IDAT":
+                data = file.read(length)
+                while found < wanted and (rows := inflate.decompress(data, 1 << 20)):
+                    found, data = found + len(rows), inflate.unconsumed_tail
+            else:
+                file.seek(length, os.SEEK_CUR)
+            file.seek(4, os.SEEK_CUR)  # the checksum
+    return found < wanted
+
+
+def _png_bytes(header: bytes) -> int:
+    """Bytes of a PNG's filtered rows, by its header (PNG specification, sections 7.2 and 8.1)."""
+    width, height = int.from_bytes(header[:4], "big"), int.from_bytes(header[4:8], "big")
+    bits = header[8] * _PNG_NUMBERS[header[9]]
+    total = 0
+    for left, top, across, down in _PNG_PASSES[header[12]]:
+        columns, rows = -(-(width - left) // across), -(-(height - top) // down)
+        if columns > 0 and rows > 0:
+            total += rows * (1 + -(-columns * bits // 8))
+    return total
 
 
 def read_picture(path: str | os.PathLike[str]) -> Tensor:
@@ -151,7 +220,6 @@ def _too_large(path: Path, what: str) -> str:
 
 
 def _to_view(file: Image.Image, name: str) -> View:
-    file.load()
     picture = _upright(file)
     if picture.mode.startswith("I") or picture.mode == "F":
         return View(name, image=_deep_grey(picture))

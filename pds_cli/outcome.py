@@ -76,13 +76,16 @@ def mean_scores(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
 def similarity(result: Tensor, reference: Tensor, name: str = "") -> dict[str, float]:
     """PSNR, SSIM and LPIPS of a result [3,h,w] against a reference resized to it.
 
+    Pictures with a side under `MIN_SIDE` pixels have no LPIPS.
+
     The keys end with `_name` where a name is given.
     """
     from pds_cli.metrics import lpips, psnr, ssim
+    from pds_cli.metrics.lpips import MIN_SIDE
 
     a, b = result[None].float(), resize(reference[None].float(), *result.shape[-2:])
     scores = {"psnr": float(psnr(a, b)), "ssim": float(ssim(a, b))}
-    if min(result.shape[-2:]) >= 32:
+    if min(result.shape[-2:]) >= MIN_SIDE:
         scores["lpips"] = float(lpips(a, b))
     return {f"{key}_{name}": value for key, value in scores.items()} if name else scores
 

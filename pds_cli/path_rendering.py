@@ -17,6 +17,7 @@ from pds_cli.representations.base import Rendering
 from pds_cli.scenes.base import Region
 from pds_cli.scenes.cameras import Camera
 from pds_cli.scenes.paths import fitted, turntable
+from pds_cli.scenes.poses import Similarity
 from pds_cli.video import write_video
 
 _PROBES, _PROBE_SIZE = 8, 64  # small renders that find the range of depths before the large ones
@@ -27,6 +28,7 @@ class Radiance(Protocol):
 
     region: where the scene is.
     cameras: part (`train`, `eval`) → name → the camera that the scene was seen by.
+    transform: from the coordinates of the capture to the scene's.
     """
 
     @property
@@ -34,6 +36,9 @@ class Radiance(Protocol):
 
     @property
     def cameras(self) -> dict[str, dict[str, Any]]: ...
+
+    @property
+    def transform(self) -> Similarity: ...
 
     def render_camera(self, camera: Camera) -> Rendering: ...
 

@@ -12,6 +12,7 @@ import time
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
@@ -23,14 +24,18 @@ from torch import Tensor
 from pds_cli.errors import UserError
 from pds_cli.progress import Progress
 from pds_cli.runs.checkpoint import (
+    check_state,
+    fits,
     load_checkpoint,
     pack_optimizer,
+    restore_optimizer,
     save_checkpoint,
     under,
     unpack_optimizer,
     with_prefix,
 )
 from pds_cli.runs.folder import RunFolder
+from pds_cli.runs.record import number
 
 SCHEDULES = ("constant", "linear", "cosine")
 
@@ -213,6 +218,7 @@ class Trainer:
         self.seconds = 0.0
         self._track: dict[str, float] = {}
         self._resumed_optimizer: dict[str, Any] | None = None
+        self._proven = True  # False between an optimiser's resumption and its first step
         self._stop = False
 
     # ------------------------------------------------------------------ checkpoints
@@ -234,12 +240,16 @@ class Trainer:
             tensors |= with_prefix("optimizer", packed)
         save_checkpoint(self.folder.checkpoint, tensors, meta)
 
-    def resume(self) -> None:
+    def resume(self, *, rewind: bool = True) -> None:
         """Goes back to the checkpoint in the run folder.
 
+        Args:
+            rewind: forget what was logged after the checkpoint; without it nothing is written,
+                and what could be wrong is found out.
+
         Raises:
-            UserError: where there is none, it is corrupt, or it was made with another
-                configuration.
+            UserError: where there is none, it is corrupt, it was made with another
+                configuration, or its state does not fit the stages.
         """
         tensors, meta = load_checkpoint(self.folder.checkpoint)
         if meta.get("fingerprint") != self.fingerprint:
@@ -247,17 +257,41 @@ class Trainer:
                 f"{self.folder.path} was made with another configuration; resume it without "
                 "other settings, or start a new run"
             )
-        self.stage_index, self.step = meta["stage"], meta["step"]
-        self.total_steps, self.seconds = meta["total_steps"], meta["seconds"]
-        self._track = meta["track"]
-        for stage in self.stages[: self.stage_index + 1]:
-            stage.objective.load_state_dict(under(f"stage.{stage.name}", tensors))
-        if "optimizer" in meta:
-            packed = under("optimizer", tensors)
-            self._resumed_optimizer = unpack_optimizer(packed, meta["optimizer"])
+        with fits(self.folder.checkpoint):
+            self._go_to(meta)
+            for stage in self.stages[: self.stage_index + 1]:
+                state = under(f"stage.{stage.name}", tensors)
+                check_state(state, stage.objective.state_dict())
+                stage.objective.load_state_dict(state)
+            if "optimizer" in meta:
+                packed = under("optimizer", tensors)
+                self._resumed_optimizer = unpack_optimizer(packed, meta["optimizer"])
         names = [stage.name for stage in self.stages]
-        if self.stage_index < len(names):
-            self.folder.forget_after(names, names[self.stage_index], self.step)
+        if rewind and self.stage_index < len(names):
+            with fits(self.folder.metrics, wrong="is damaged"):
+                self.folder.forget_after(names, names[self.stage_index], self.step)
+
+    def _go_to(self, meta: dict[str, Any]) -> None:
+        """Takes over where a checkpoint was.
+
+        Raises:
+            ValueError, LookupError, TypeError: it was nowhere in these stages.
+        """
+        counts = {name: meta[name] for name in ("stage", "step", "total_steps")}
+        for name, count in counts.items():
+            if type(count) is not int or not 0 <= count < 2**53:
+                raise ValueError(f"its {name} is no count")
+        if counts["stage"] > len(self.stages):
+            raise ValueError(f"its stage is {counts['stage']}, of {len(self.stages)}")
+        track = {str(name): float(value) for name, value in meta["track"].items()}
+        seconds = number(meta["seconds"])
+        finite = all(map(math.isfinite, track.values()))
+        if seconds is None or not 0 <= seconds < 2**53 or not finite:
+            raise ValueError("its seconds or averages are no numbers")
+        if ("best" in track) != ("best_step" in track):
+            raise ValueError("its averages are not complete")
+        self.stage_index, self.step = counts["stage"], counts["step"]
+        self.total_steps, self.seconds, self._track = counts["total_steps"], seconds, track
 
     # ------------------------------------------------------------------ the loop
     def run(self) -> str:
@@ -292,8 +326,9 @@ class Trainer:
         optimizer = stage.optimizer(stage.objective.parameter_groups())
         base_lrs = [group["lr"] for group in optimizer.param_groups]
         if self._resumed_optimizer is not None:
-            optimizer.load_state_dict(self._resumed_optimizer)
-            self._resumed_optimizer = None
+            with fits(self.folder.checkpoint):
+                restore_optimizer(optimizer, self._resumed_optimizer)
+            self._resumed_optimizer, self._proven = None, False
         self._render(stage)
         with Progress(stage.name, stage.steps, self.step) as progress:
             while self.step < stage.steps and not self._early(stage):
@@ -331,7 +366,10 @@ class Trainer:
                 f"the loss became {value} with gradient norm {norm} at step {self.step} of "
                 f"{stage.name}; lower lr= or guidance=, or use dtype float32"
             )
-        optimizer.step()
+        # What does not fit of an optimiser's state is only seen when it is used.
+        with nullcontext() if self._proven else fits(self.folder.checkpoint):
+            optimizer.step()
+        self._proven = True
         self.step += 1
         self.total_steps += 1
         stage.objective.after_step(self.step)

@@ -11,6 +11,7 @@ from torch import Tensor
 from pds_cli.representations.base import Rendering
 from pds_cli.scenes.base import Region
 from pds_cli.scenes.cameras import Camera, look_at
+from pds_cli.scenes.poses import IDENTITY
 
 CENTRE = (1.0, -2.0, 0.5)
 
@@ -43,6 +44,7 @@ class SoftBall:
             "train": {f"train_{i}": camera for i, camera in enumerate(ring())},
             "eval": {"eval_0": ring(1, height=3.0)[0]},
         }
+        self.transform = IDENTITY
         self.others: list[tuple[tuple[float, float, float], float]] = []  # centres and radii
 
     def density(self, points: Tensor) -> Tensor:

@@ -30,16 +30,16 @@ def test_psnr_of_known_errors() -> None:
         psnr(a, b[:1])
 
 
-def ssim_by_loops(a: np.ndarray, b: np.ndarray) -> float:
+def ssim_by_loops(a: np.ndarray, b: np.ndarray, window: int = 11) -> float:
     """Wang et al. 2004, window by window, in float64; a and b are [C,H,W]."""
-    offset = np.arange(11) - 5
+    offset = np.arange(window) - window // 2
     weight = np.exp(-(offset[:, None] ** 2 + offset[None] ** 2) / (2 * 1.5**2))
     weight /= weight.sum()
     values = []
     for x, y in zip(a, b, strict=True):
-        for i in range(x.shape[0] - 10):
-            for j in range(x.shape[1] - 10):
-                p, q = x[i : i + 11, j : j + 11], y[i : i + 11, j : j + 11]
+        for i in range(x.shape[0] - window + 1):
+            for j in range(x.shape[1] - window + 1):
+                p, q = x[i : i + window, j : j + window], y[i : i + window, j : j + window]
                 mean_p, mean_q = (weight * p).sum(), (weight * q).sum()
                 var_p = (weight * (p - mean_p) ** 2).sum()
                 var_q = (weight * (q - mean_q) ** 2).sum()
@@ -62,8 +62,13 @@ def test_ssim_of_equal_and_of_inverted_images() -> None:
     a = pair(1, 3, 32, 32)[0] / 2 + 0.5
     assert ssim(a, a).tolist() == pytest.approx([1.0])
     assert ssim(a[0], 1 - a[0]).item() < 0
-    with pytest.raises(ValueError, match="at least 11×11"):
-        ssim(a[..., :10], a[..., :10])
+
+
+@pytest.mark.parametrize(("height", "width", "window"), [(8, 8, 7), (10, 40, 9), (2, 5, 1)])
+def test_ssim_of_small_images_has_a_window_that_fits(height: int, width: int, window: int) -> None:
+    a, b = (x / 2 + 0.5 for x in pair(1, 3, height, width))
+    expected = ssim_by_loops(a[0].double().numpy(), b[0].double().numpy(), window)
+    assert ssim(a.double(), b.double()).item() == pytest.approx(expected, abs=1e-9)
 
 
 def test_lpips_matches_the_reference_values() -> None:

@@ -12,6 +12,17 @@ from torch import Tensor
 from pds_cli.errors import UserError
 
 
+def check_finite(module: torch.nn.Module) -> None:
+    """Looks at every weight.
+
+    Raises:
+        ValueError: one is NaN or infinite, by name.
+    """
+    for name, value in module.named_parameters():
+        if not bool(value.isfinite().all()):
+            raise ValueError(f"its weights {name} hold NaN or infinity")
+
+
 def resolve_device(device: str | torch.device) -> torch.device:
     """The device to run on; `auto` takes CUDA where it is there.
 

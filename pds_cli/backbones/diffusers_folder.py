@@ -6,7 +6,6 @@ with a `config.json` and safetensors weights. Pickled weights are never read.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterable
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pds_cli.errors import UserError
+from pds_cli.reading import read_json
 
 PROBE_SECONDS = 5.0
 """How long the hub may take to answer before it counts as out of reach."""
@@ -213,9 +213,9 @@ def _check_weights(file: Path) -> None:
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read as JSON ({error}): download it again") from error
+        content = read_json(file)
+    except UserError as error:
+        raise UserError(f"{error}: download it again") from error
     if not isinstance(content, dict):
         raise UserError(f"{file} does not hold a JSON object: download it again")
     return content

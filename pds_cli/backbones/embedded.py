@@ -15,11 +15,20 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from pds_cli.backbones.base import Backbone, Text, resolve_device
+from pds_cli.backbones.base import Backbone, Text, check_finite, resolve_device
 from pds_cli.backbones.instruct import InstructMixin
 from pds_cli.backbones.patch_autoencoder import PatchAutoencoder
 from pds_cli.errors import UserError
+from pds_cli.reading import read_json
 
+_LARGEST = 4096
+_SIZES = (
+    *("block_out_channels", "layers_per_block", "in_channels", "out_channels", "sample_size"),
+    *("cross_attention_dim", "projection_class_embeddings_input_dim", "attention_head_dim"),
+    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+    *("max_position_embeddings", "projection_dim", "latent_channels", "patch", "width", "blocks"),
+    "num_train_timesteps",
+)
 PACKAGED = Path(__file__).parents[1] / "data"
 
 
@@ -205,20 +214,77 @@ def load_parts(folder: Path) -> dict[str, Any]:
     quiet_loading()
     scheduler: Any
     try:
-        unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32)
+        for file in folder.glob("*/*.json"):
+            _check_config(file.name, read_json(file))
         scheduler = DDIMScheduler.from_pretrained(folder / "scheduler")
-        return {
+        unet = _whole(UNet2DConditionModel, folder / "unet", torch_dtype=torch.float32)
+        found = {
             "unet": unet.to(memory_format=torch.channels_last),
-            "text_encoder": CLIPTextModel.from_pretrained(
-                folder / "text_encoder", dtype=torch.float32
-            ),
+            "text_encoder": _whole(CLIPTextModel, folder / "text_encoder", dtype=torch.float32),
             "tokenizer": PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer"),
-            "vae": PatchAutoencoder.from_pretrained(folder / "vae", torch_dtype=torch.float32),
+            "vae": _whole(PatchAutoencoder, folder / "vae", torch_dtype=torch.float32),
             "alphas_cumprod": scheduler.alphas_cumprod,
         }
+        _check_parts(**found)
+        return found
     except Exception as error:  # the libraries raise many kinds, some of them bare
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise UserError(
             f"the backbone in {folder} is damaged ({reason}); "
             "write it again with pds pretrain, or reinstall pds"
         ) from error
+
+
+def _check_config(name: str, found: Any) -> None:
+    """Looks at a part's configuration before anything of its size is built.
+
+    Raises:
+        ValueError: it asks for more than a small model has.
+    """
+    if not name.endswith("config.json") or not isinstance(found, dict):
+        return
+    for key, value in found.items():
+        for number in value if isinstance(value, list) else [value]:
+            if key in _SIZES and isinstance(number, int) and not 0 <= number <= _LARGEST:
+                raise ValueError(f"its {key} is {number}, more than a small model has")
+
+
+def _whole(cls: Any, folder: Path, **options: Any) -> Any:
+    """A part with all its weights.
+
+    Raises:
+        ValueError: some are missing (the libraries would draw them at random), of another shape,
+            or no finite numbers.
+    """
+    module, info = cls.from_pretrained(folder, output_loading_info=True, **options)
+    wrong = [*info["missing_keys"], *(info.get("mismatched_keys") or [])]
+    wrong = [name for name in wrong if not str(name).endswith("position_ids")]
+    if wrong:
+        raise ValueError(f"{folder.name} has no weights {wrong[0]} of the right shape")
+    check_finite(module)
+    return module
+
+
+def _check_parts(
+    unet: Any, text_encoder: Any, tokenizer: Any, vae: Any, alphas_cumprod: Tensor
+) -> None:
+    """Whether the parts are of one backbone.
+
+    Raises:
+        ValueError, TypeError, AttributeError: they are not.
+    """
+    width = text_encoder.config.hidden_size
+    if unet.config.cross_attention_dim != width or unet.config.out_channels != (
+        vae.config.latent_channels
+    ):
+        raise ValueError("its unet, text_encoder and vae have other sizes")
+    if len(tokenizer) > text_encoder.config.vocab_size:
+        raise ValueError(f"its tokenizer has {len(tokenizer)} words and its text_encoder fewer")
+    longest = text_encoder.config.max_position_embeddings
+    same = tokenizer.pad_token_id == text_encoder.config.pad_token_id
+    if tokenizer.pad_token_id is None or not same or not 1 <= tokenizer.model_max_length <= longest:
+        raise ValueError("its tokenizer pads or cuts texts in another way than its text_encoder")
+    if not bool(((alphas_cumprod > 0) & (alphas_cumprod <= 1)).all()) or len(alphas_cumprod) < 2:
+        raise ValueError("its scheduler gives no noise levels between 0 and 1")
+    if not 1 <= int(unet.config.sample_size) * int(vae.config.patch) <= 4096:
+        raise ValueError("its pictures have no size")

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from pds_cli.backbones.base import Backbone, Text, resolve_device
+from pds_cli.backbones.base import Backbone, Text, check_finite, resolve_device
 from pds_cli.backbones.diffusers_folder import Checkpoint, open_checkpoint
 from pds_cli.errors import UserError, check_choice
 
@@ -343,6 +343,10 @@ def _load_component(cls: Any, checkpoint: Checkpoint, name: str, dtype: torch.dt
             f"{folder} lacks weights that its config.json asks for, or has them in another shape "
             f"({len(missing)}, among them {missing[0]}): download the checkpoint again"
         )
+    try:
+        check_finite(module)
+    except ValueError as error:
+        raise UserError(f"{folder} is damaged ({error}): download the checkpoint again") from error
     return module
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 import torch
@@ -22,6 +21,7 @@ from pds_cli.editors.base import (
     start_of,
 )
 from pds_cli.errors import UserError
+from pds_cli.reading import read_json
 from pds_cli.sampling import ddim, normal_like
 
 
@@ -49,9 +49,9 @@ def load_model(model: str, device: str, dtype: str) -> InstructModel | EmbeddedI
     """
     folder = folder_of(model)
     try:
-        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+        index = read_json(folder / "model_index.json")
         embedded = index["_class_name"] == EmbeddedBackbone.__name__
-    except (OSError, ValueError, KeyError, TypeError):
+    except (UserError, KeyError, TypeError):
         embedded = False
     if embedded:
         return EmbeddedInstructModel(str(folder), device=device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from pds_cli.images import read_picture
 from pds_cli.markdown import table
 from pds_cli.metrics import lpips
 from pds_cli.progress import Progress
+from pds_cli.reading import read_json
 from pds_cli.runs.folder import RunFolder
 from pds_cli.runs.jobs import chosen, edit_job
 from pds_cli.runs.sheets import contact_sheet, save_image
@@ -201,7 +201,7 @@ class IconEditBenchmark:
                         rows["source"].append(self._scores(edit, before, before))
                         tiles.append(before)
                         labels.append(edit.name)
-                    metrics = json.loads((job.path / "summary.json").read_text())["metrics"]
+                    metrics = read_json(job.path / "summary.json")["metrics"]
                     moved = {k: metrics[k] for k in ("points_moved", "colors_changed")}
                     scores = self._scores(edit, after, before)
                     rows[name].append({**scores, **moved, "seconds": cost["seconds"]})

@@ -5,12 +5,12 @@ The folder is an npm prefix: `node_modules` with the packages of `PACKAGES`. `ma
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pds_cli.errors import UserError
+from pds_cli.reading import MAX_BYTES, read_json, read_text
 
 PACKAGES = {
     "twemoji": "@twemoji/svg",
@@ -62,7 +62,7 @@ def load_icons(folder: str | Path) -> list[Icon]:
     """The icons of `SUBGROUPS` and `NAMES` that all sets have, in Unicode's order.
 
     Raises:
-        UserError: where a package is missing.
+        UserError: where a package is missing or damaged.
     """
     modules = Path(folder).expanduser() / "node_modules"
     missing = [p for p in PACKAGES.values() if not (modules / p).is_dir()]
@@ -71,11 +71,20 @@ def load_icons(folder: str | Path) -> list[Icon]:
             f"{modules} has no {', '.join(missing)}: run make icons, or "
             f"npm install --prefix {folder} {' '.join(missing)}"
         )
+    try:
+        return _common(modules)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{modules} holds other files than these packages have ({error!r}): run make icons anew"
+        ) from error
+
+
+def _common(modules: Path) -> list[Icon]:
     sets = {name: _set(modules / PACKAGES[name]) for name in SETS}
     names = modules / PACKAGES["names"]
-    numbers = json.loads((names / "meta" / "groups.json").read_text("utf-8"))["subgroups"]
+    numbers = read_json(names / "meta" / "groups.json")["subgroups"]
     found = []
-    for record in json.loads((names / "en" / "data.json").read_text("utf-8")):
+    for record in read_json(names / "en" / "data.json"):
         subgroup = numbers.get(str(record.get("subgroup")), "")
         svgs = {name: _get(icons, record["hexcode"]) for name, icons in sets.items()}
         name = record["label"].lower().replace("“", "").replace("”", "").replace(":", "")
@@ -107,8 +116,8 @@ def _set(path: Path) -> dict[str, Any]:
     """Drawings by code: a file, or the body of one with its size."""
     if not (path / "icons.json").is_file():
         return {file.stem: file for file in sorted(path.glob("*.svg"))}
-    icons = json.loads((path / "icons.json").read_text("utf-8"))
-    codes = json.loads((path / "chars.json").read_text("utf-8"))
+    icons = read_json(path / "icons.json", 8 * MAX_BYTES)
+    codes = read_json(path / "chars.json")
     size = icons.get("width", 16), icons.get("height", 16)
     found = {}
     for code, name in codes.items():
@@ -122,7 +131,7 @@ def _drawn(icons: dict[str, Any]) -> dict[str, str]:
     found = {}
     for name, icon in icons.items():
         if isinstance(icon, Path):
-            found[name] = icon.read_text("utf-8")
+            found[name] = read_text(icon)
         else:
             body, width, height = icon
             found[name] = (

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from pds_cli.backbones.embedded import words_of
 from pds_cli.errors import UserError
 from pds_cli.pretraining.dataset import CaptionedImages
+from pds_cli.reading import parse_json
 
 SIDE = 64
 _WORDS = 24  # of a caption; more are cut off
@@ -141,7 +142,7 @@ def load_similarity(path: Path) -> IconSimilarity:
 
     try:
         tensors, meta = load_checkpoint(path)
-        model = IconSimilarity(json.loads(meta["words"]))
+        model = IconSimilarity(parse_json(meta["words"]))
         model.load_state_dict({k: v.float() for k, v in tensors.items()})
     except (UserError, RuntimeError, KeyError, ValueError, TypeError) as error:
         raise UserError(

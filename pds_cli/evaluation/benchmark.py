@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
 from pds_cli.backbones.base import Backbone
@@ -21,6 +20,7 @@ from pds_cli.images import read_picture, resize
 from pds_cli.metrics.clip import Clip
 from pds_cli.overrides import literal_prompt
 from pds_cli.progress import Progress
+from pds_cli.reading import read_yaml
 from pds_cli.runs.folder import RunFolder
 from pds_cli.runs.jobs import chosen, edit_job
 from pds_cli.runs.record import RunRecord, read_run
@@ -50,10 +50,7 @@ def photo_edits(folder: str | Path) -> dict[str, list[str]]:
         UserError: no such file, or an entry without these three.
     """
     path = Path(folder).expanduser() / LIST
-    try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path} is not a YAML file that can be read ({error})") from error
+    entries = read_yaml(path)
     if not entries:
         raise UserError(f"{path} lists no photos")
     keys = ("image", "source", "prompt")

@@ -16,6 +16,7 @@ from pds_cli.metrics.clip import Clip
 from pds_cli.metrics.consistency import consistency
 from pds_cli.outcome import mean_scores, similarity
 from pds_cli.path_rendering import load_result, render_path
+from pds_cli.reading import read_json
 from pds_cli.runs.ownership import adopt
 from pds_cli.runs.record import RunRecord, number, read_run
 from pds_cli.scenes.paths import turntable
@@ -178,10 +179,10 @@ def _facts(record: RunRecord) -> dict[str, float]:
 def _take_over(found: RunScores) -> None:
     """CLIP scores of an earlier evaluation of the same run."""
     try:
-        kept: dict[str, Any] = json.loads((found.record.path / FILE).read_text(encoding="utf-8"))
+        kept: dict[str, Any] = read_json(found.record.path / FILE)
         clip = {str(k): str(v) for k, v in dict(kept["clip"]).items()}
         scores = {k: float(v) for k, v in kept["scores"].items() if k.startswith("clip_")}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (UserError, ValueError, KeyError, TypeError, AttributeError):
         return
     if clip:
         found.clip = clip

@@ -19,6 +19,7 @@ from pds_cli.errors import UserError
 from pds_cli.evaluation.groups import describe, key_names, telling_keys
 from pds_cli.files import write_text
 from pds_cli.markdown import table
+from pds_cli.reading import brief, read_json
 from pds_cli.runs.differences import (
     Settings,
     all_settings,
@@ -207,12 +208,12 @@ def collect(files: Sequence[str], key: Mapping[str, Any]) -> tuple[list[Answer],
     wrong: list[str] = []
     for name in files:
         try:
-            data = json.loads(Path(name).expanduser().read_text(encoding="utf-8"))
+            data = read_json(Path(name).expanduser())
             viewer, answers = _answers(data, key)
         except (KeyError, TypeError, AttributeError):
             wrong.append(f"{name}: no answers to this study, as its page saves them")
             continue
-        except (OSError, ValueError) as error:
+        except (UserError, ValueError) as error:
             wrong.append(f"{name}: {error}")
             continue
         sheets[viewer] = answers
@@ -224,14 +225,15 @@ def collect(files: Sequence[str], key: Mapping[str, Any]) -> tuple[list[Answer],
 
 def _answers(data: Mapping[str, Any], key: Mapping[str, Any]) -> tuple[str, list[Answer]]:
     if data["study"] != key["study"]:
-        raise ValueError(f"answers of another study, {data['study']}; this key is {key['study']}'s")
+        study = brief(data["study"])
+        raise ValueError(f"answers of another study, {study}; this key is {key['study']}'s")
     methods = {mark: option["method"] for mark, option in key["options"].items()}
     answers: dict[str, Answer] = {}  # by question: one that is there twice counts once, the last
     for each in data["answers"]:
         options = key["questions"][each["question"]]["options"]
         chosen = None if each["chosen"] == NONE else methods[each["chosen"]]
         if chosen is not None and each["chosen"] not in options:
-            raise ValueError(f"{each['chosen']} was no option of {each['question']}")
+            raise ValueError(f"{brief(each['chosen'])} was no option of {each['question']}")
         within = str(key["questions"][each["question"]].get("within", ""))
         shown = tuple(methods[mark] for mark in options)
         answers[each["question"]] = Answer(shown, chosen, within)

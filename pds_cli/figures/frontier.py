@@ -22,6 +22,7 @@ from pds_cli.errors import UserError
 from pds_cli.figures.command import check_words, run
 from pds_cli.files import atomic_path, write_text
 from pds_cli.markdown import table
+from pds_cli.reading import read_json
 
 Rows = Mapping[str, Sequence[Mapping[str, float]]]
 """method → the scores of each of its edits."""
@@ -67,9 +68,9 @@ def read(path: Path, target: str = "figure-frontier") -> Any:
         UserError: they are not there.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}): run make {target}") from error
+        return read_json(path)
+    except UserError as error:
+        raise UserError(f"{error}: run make {target}") from error
 
 
 def means(rows: Rows) -> Points:

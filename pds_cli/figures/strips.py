@@ -5,7 +5,6 @@ python -m pds_cli.figures.strips <out.png> <folder of pds compare benchmark=…>
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,8 @@ from PIL import Image
 from pds_cli.errors import UserError
 from pds_cli.figures.command import check_words, run
 from pds_cli.figures.paper import TITLES
+from pds_cli.images import open_image
+from pds_cli.reading import read_json
 from pds_cli.runs.sheets import contact_sheet, save_image
 
 HEIGHT = 96
@@ -28,9 +29,9 @@ def write_strips(out: Path, bench: Path, methods: Sequence[str]) -> Path:
         UserError: the folder holds no finished benchmark, or no picture of these methods.
     """
     try:
-        found: Any = json.loads((bench / "results.json").read_text(encoding="utf-8"))
+        found: Any = read_json(bench / "results.json")
         edits = [str(edit).replace(" ", "_") for edit in found["edits"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (UserError, KeyError, TypeError) as error:
         raise UserError(f"{bench} holds no finished benchmark ({error})") from error
     rows: list[tuple[str, Path]] = []
     for edit in edits:
@@ -43,7 +44,8 @@ def write_strips(out: Path, bench: Path, methods: Sequence[str]) -> Path:
         raise UserError(f"{bench} has no pictures of {', '.join(methods)}")
     pictures = []
     for _, path in rows:
-        picture = Image.open(path).convert("RGB")
+        with open_image(path) as file:
+            picture = file.convert("RGB")
         width = round(picture.width * HEIGHT / picture.height)
         pictures.append(picture.resize((width, HEIGHT), Image.Resampling.LANCZOS))
     longest = max(picture.width for picture in pictures)

@@ -14,6 +14,7 @@ from pds_cli.backbones.base import Backbone
 from pds_cli.backbones.lora import adapter_parameters, add_lora, unet_of
 from pds_cli.errors import UserError, check_choice
 from pds_cli.losses.base import Branch, Branches, Inputs, Loss, inner_generator
+from pds_cli.runs.checkpoint import check_state
 
 PARTICLES = ("lora", "source")
 ADAPTER = "vsd"
@@ -157,7 +158,9 @@ class VSD(Loss):
         """The inverse of `state_dict`, after `begin`."""
         if self._optimizer is None:
             return
-        for name, parameter in self._parameters().items():
+        parameters = self._parameters()
+        check_state(state, {f"lora.{name}": value for name, value in parameters.items()})
+        for name, parameter in parameters.items():
             parameter.copy_(state[f"lora.{name}"])
         whole = self._optimizer.state_dict()
         moments: dict[int, dict[str, Tensor]] = {}
@@ -166,4 +169,6 @@ class VSD(Loss):
             if kind == "adam":
                 index, _, name = rest.partition(".")
                 moments.setdefault(int(index), {})[name] = value
+                if value.ndim and value.shape != list(parameters.values())[int(index)].shape:
+                    raise ValueError(f"its {key} has another shape than its parameter")
         self._optimizer.load_state_dict({**whole, "state": moments})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from pds_cli.backbones.base import resolve_device
 from pds_cli.errors import UserError
+from pds_cli.reading import read_json
 
 # Of OpenAI's models; a checkpoint's own preprocessor_config.json replaces them.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -129,6 +130,15 @@ def _normalisation(folder: Path) -> tuple[Tensor, Tensor]:
     std: Sequence[float] = STD
     file = folder / "preprocessor_config.json"
     if file.is_file():
-        found = json.loads(file.read_text(encoding="utf-8"))
-        mean, std = found.get("image_mean", mean), found.get("image_std", std)
+        found = read_json(file)
+        try:
+            mean, std = found.get("image_mean", mean), found.get("image_std", std)
+            mean, std = [float(v) for v in mean], [float(v) for v in std]
+            if not all(map(math.isfinite, mean)) or not all(0 < v < math.inf for v in std):
+                raise ValueError
+            return torch.tensor(mean).reshape(3, 1, 1), torch.tensor(std).reshape(3, 1, 1)
+        except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"{file}: image_mean and image_std must be 3 numbers each, image_std above 0; {HOW}"
+            ) from error
     return torch.tensor(mean).reshape(3, 1, 1), torch.tensor(std).reshape(3, 1, 1)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pds_cli.metrics.lpips import MIN_SIDE
 from pds_cli.representations.base import Rendering
 from pds_cli.scenes.cameras import Camera
 
@@ -62,7 +63,7 @@ def consistency(
         cameras: theirs, in the order in which neighbours follow one another; scaled to the
             renderings' sizes.
         tolerance: relative difference of depth that is still the same surface.
-        perceptual: compute LPIPS too, for pictures of at least 32×32 pixels.
+        perceptual: compute LPIPS too, for pictures of at least 31×31 pixels.
 
     Raises:
         ValueError: fewer than two renderings, or another number of cameras.
@@ -83,7 +84,7 @@ def consistency(
             absolute += float(error.abs().sum())
             compared += error.numel()
             opaque += 3 * float((seen.opacity > _OPAQUE).sum())
-            if perceptual and min(mask.shape) >= 32:
+            if perceptual and min(mask.shape) >= MIN_SIDE:
                 distances.append(_lpips(torch.where(mask, warped, seen.rgb), seen.rgb))
     return Consistency(
         psnr=-10 * math.log10(max(squared / compared, _LEAST_ERROR)) if compared else math.nan,

@@ -15,7 +15,8 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     """Mean SSIM of images [B,C,H,W] (or [C,H,W]) in [0,1]; 1 is equal.
 
     An 11×11 Gaussian window with σ = 1.5 over the positions where it fits entirely, K1 = 0.01,
-    K2 = 0.03, data range 1, each channel by itself, averaged over channels and positions.
+    K2 = 0.03, data range 1, each channel by itself, averaged over channels and positions. Of images
+    with a side shorter than 11 the window is cut to the largest odd size that fits, and the same σ.
 
     Source: Wang, Bovik, Sheikh, Simoncelli, Image Quality Assessment: From Error Visibility to
     Structural Similarity, IEEE TIP 13(4), 2004, eq. 13 and section III-C.
@@ -24,12 +25,10 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
         [B].
 
     Raises:
-        ValueError: the shapes differ, or a side is shorter than the window.
+        ValueError: the shapes differ.
     """
     if a.shape != b.shape:
         raise ValueError(f"ssim compares images of one shape, not {a.shape} and {b.shape}")
-    if min(a.shape[-2:]) < WINDOW:
-        raise ValueError(f"ssim needs images of at least {WINDOW}×{WINDOW} pixels, not {a.shape}")
     a, b = (x if x.ndim == 4 else x[None] for x in (a, b))
     batch = len(a)
     # One filter pass over the five moments; channels become batch entries.
@@ -43,7 +42,9 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _blur(x: Tensor) -> Tensor:
-    offset = torch.arange(WINDOW, dtype=x.dtype, device=x.device) - WINDOW // 2
+    shortest = min(x.shape[-2:])
+    window = min(WINDOW, shortest - 1 + shortest % 2)
+    offset = torch.arange(window, dtype=x.dtype, device=x.device) - window // 2
     kernel = torch.exp(-(offset**2) / (2 * SIGMA**2))
     kernel = kernel / kernel.sum()
     return functional.conv2d(

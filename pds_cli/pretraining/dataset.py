@@ -8,7 +8,6 @@ in `records`.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,8 @@ from PIL import Image
 from torch import Tensor
 
 from pds_cli.errors import UserError
+from pds_cli.images import decode_image, open_image
+from pds_cli.reading import MAX_BYTES, parse_json, read_text
 
 
 @dataclass
@@ -63,12 +64,14 @@ def _record(folder: Path, number: int, line: str) -> tuple[list[Path], list[str]
     """The image and its source, if it has one; its captions; everything."""
     where = f"line {number} of {folder / 'captions.jsonl'}"
     try:
-        record = json.loads(line)
+        record = parse_json(line)
         name = record["file"]
         texts = record["captions"] if "captions" in record else [record["caption"]]
         names = [name] + ([record["source"]["file"]] if "source" in record else [])
         if not all(isinstance(each, str) for each in names) or not isinstance(texts, list):
             raise TypeError("file must be a text, captions a list")
+        if any("\0" in each for each in names):
+            raise ValueError("a NUL in file")
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f'{where} is not an object like {{"file": "a.png", "caption": "…"}} ({error!r})'
@@ -96,10 +99,7 @@ def load_captioned_images(folder: str | Path, size: int) -> CaptionedImages:
             f"{index_file} is missing; it should hold one JSON object a line, "
             'like {"file": "a.png", "caption": "a photo of a cat"}'
         )
-    try:
-        lines = index_file.read_text(encoding="utf-8").split("\n")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{index_file} cannot be read as UTF-8 text ({error})") from error
+    lines = read_text(index_file, 8 * MAX_BYTES).split("\n")
     images, sources, captions, records = [], [], [], []
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -119,9 +119,9 @@ def load_captioned_images(folder: str | Path, size: int) -> CaptionedImages:
 
 def _read(path: Path, where: str, size: int) -> np.ndarray:
     try:
-        with Image.open(path) as image:
-            return _square(image.convert("RGB"), size)
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        with open_image(path) as image:
+            return _square(decode_image(image, path).convert("RGB"), size)
+    except UserError as error:
         raise UserError(f"{path}, named in {where}, cannot be read ({error})") from error
 
 

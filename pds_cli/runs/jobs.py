@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -14,6 +13,7 @@ from typing import Any
 from pds_cli.catalogue import did_you_mean
 from pds_cli.errors import UserError
 from pds_cli.overrides import quote_free_text
+from pds_cli.reading import read_json
 from pds_cli.runs.folder import RunFolder, megabytes
 from pds_cli.runs.ownership import Claim, adopt, card_of, owns
 
@@ -103,6 +103,7 @@ def _run(words: Sequence[str], folder: Path) -> float:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
+        found = read_json(path)
+    except UserError:
         return {}
+    return found if isinstance(found, dict) else {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable
@@ -10,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from pds_cli.errors import UserError
+from pds_cli.reading import MAX_BYTES, MAX_YAML_BYTES, parse_json, parse_yaml, read_bytes
 
+_LARGEST = {"config.yaml": MAX_YAML_BYTES, "metrics.jsonl": 4 * MAX_BYTES}
 FILES = ("config.yaml", "summary.json", "metrics.jsonl", "error.txt", "environment.json")
 STAGES = ("fit", "edit", "refine")
 FINAL = re.compile(r"(source|result|truth)_(.+)\.png", re.DOTALL)
@@ -154,9 +153,9 @@ def read_run(folder: Path | str) -> RunRecord:
         )
     run = RunRecord(folder)
     run.config_text = _read(run, "config.yaml")
-    run.config = _object(run, "config.yaml", run.config_text, _load_yaml)
+    run.config = _object(run, "config.yaml", run.config_text, parse_yaml)
     for name in ("environment", "summary"):
-        setattr(run, name, _object(run, f"{name}.json", _read(run, f"{name}.json"), json.loads))
+        setattr(run, name, _object(run, f"{name}.json", _read(run, f"{name}.json"), parse_json))
     run.records = parse_metrics(_read(run, "metrics.jsonl"))
     if (folder / "error.txt").exists():
         run.error = _read(run, "error.txt")
@@ -170,14 +169,10 @@ def _read(run: RunRecord, name: str) -> str:
     if not path.exists():
         return ""
     try:
-        return path.read_bytes().decode("utf-8", "replace")
-    except OSError as error:
-        run.problems.append(f"{name} cannot be read: {error.strerror or error}")
+        return read_bytes(path, _LARGEST.get(name, MAX_BYTES)).decode("utf-8", "replace")
+    except UserError as error:
+        run.problems.append(f"{name} cannot be read: {error}")
         return ""
-
-
-def _load_yaml(text: str) -> Any:
-    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 def _object(run: RunRecord, name: str, text: str, load: Any) -> dict[str, Any]:
@@ -187,9 +182,8 @@ def _object(run: RunRecord, name: str, text: str, load: Any) -> dict[str, Any]:
         return {}
     try:
         value = load(text)
-    except (ValueError, yaml.YAMLError, RecursionError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        run.problems.append(f"{name} is damaged: {reason}")
+    except ValueError as error:
+        run.problems.append(f"{name} is damaged: {error}")
         return {}
     if isinstance(value, dict):
         return value
@@ -202,8 +196,8 @@ def parse_metrics(text: str) -> list[dict[str, Any]]:
     records = []
     for line in text.split("\n"):  # not splitlines: JSON text may hold U+2028
         try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
+            record = parse_json(line)
+        except ValueError:
             continue
         step = number(record.get("step")) if isinstance(record, dict) else None
         if step is not None and math.isfinite(step):

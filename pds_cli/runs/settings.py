@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -16,6 +15,7 @@ from pds_cli.catalogue import shipped_targets
 from pds_cli.config import FREE, GROUP_SCHEMAS, VERB_SCHEMAS, validate
 from pds_cli.errors import UserError
 from pds_cli.instantiate import CONTRACTS, checked_node, literal_config
+from pds_cli.reading import read_yaml
 from pds_cli.runs.folder import RunFolder
 from pds_cli.runs.ownership import check_card
 
@@ -75,11 +75,10 @@ def resumed(verb: str, cfg: DictConfig, resolved: DictConfig, run: RunFolder) ->
 def _read(path: Path) -> DictConfig:
     if not path.is_file():
         raise UserError(f"{path} is missing: start a new run.")
-    try:
-        return literal_config(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, yaml.YAMLError, AssertionError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} cannot be read ({reason}): start a new run") from error
+    plain = read_yaml(path)
+    if not isinstance(plain, dict):
+        raise UserError(f"{path} holds no settings: start a new run.")
+    return literal_config(plain)
 
 
 def check_saved(verb: str, saved: DictConfig, modules: Sequence[str], folder: str) -> None:

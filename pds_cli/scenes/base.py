@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from pds_cli.scenes.poses import IDENTITY, Similarity
+
 if TYPE_CHECKING:
     from pds_cli.scenes.cameras import Camera
 
@@ -55,6 +57,8 @@ class Scene(ABC):
     """A sequence of source views with a prompt that describes them."""
 
     source_prompt: str
+    transform: Similarity = IDENTITY
+    """From the coordinates of what was captured to the scene's own."""
 
     @property
     @abstractmethod

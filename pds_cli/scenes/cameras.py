@@ -11,9 +11,12 @@ import torch
 from torch import Tensor
 
 from pds_cli.errors import UserError
+from pds_cli.reading import brief
+from pds_cli.scenes.poses import checked_pose
 
 # Newton steps to undo the lens; distances then agree to 1e-6 for usual lenses.
 _UNDISTORT_STEPS = 10
+_LONGEST_SIDE = 1_000_000  # pixels
 
 
 @dataclass(frozen=True)
@@ -113,10 +116,10 @@ class Camera:
         """A camera from `to_dict`'s form.
 
         Raises:
-            UserError: a field is missing or has the wrong form.
+            UserError: a field is missing or has the wrong form, or the numbers are no camera's.
         """
         if not isinstance(found, dict):
-            raise UserError(f"not a camera: {found!r} is no object with fields")
+            raise UserError(f"not a camera: {brief(found)} is no object with fields")
         fx, fy, width, height = (
             _number(found, name, above=0.0) for name in ("fx", "fy", "width", "height")
         )
@@ -130,15 +133,49 @@ class Camera:
             if values is None or values.shape != (6,):
                 raise UserError("not a camera: distortion must be 6 finite numbers")
             lens = tuple(float(value) for value in lens)
-        return cls(pose[:3], fx, fy, cx, cy, int(width), int(height), lens)
+        checked_pose(pose.tolist(), "not a camera", "camera_to_world")
+        camera = cls(pose[:3], fx, fy, cx, cy, int(width), int(height), lens)
+        return checked_camera(camera, "not a camera")
+
+
+def checked_camera(camera: Camera, where: str) -> Camera:
+    """The camera, if its intrinsics can be of one; of its pose nothing is asked.
+
+    Raises:
+        UserError: sides that are no pixels, a focal length that is not positive, or a focal length,
+            principal point or lens that sends rays nowhere.
+    """
+    width, height = camera.width, camera.height
+    if not (1 <= width <= _LONGEST_SIDE and 1 <= height <= _LONGEST_SIDE):
+        raise UserError(
+            f"{where}: a picture of {width:.6g}×{height:.6g} pixels: sides of 1 to "
+            f"{_LONGEST_SIDE} pixels would be right"
+        )
+    if not (0 < camera.fx < math.inf and 0 < camera.fy < math.inf):
+        raise UserError(
+            f"{where}: focal length {camera.fx:g}, {camera.fy:g}: numbers above 0 would be right"
+        )
+    corners = [0, width - 1, (height - 1) * width, height * width - 1]
+    middle = height // 2 * width + width // 2
+    _, directions = replace(camera, camera_to_world=torch.eye(4)[:3]).rays(
+        torch.tensor([*corners, middle])
+    )
+    lengths = directions.norm(dim=-1)
+    if not bool(((lengths - 1).abs() < 1e-3).all()):  # NaN, or squares beyond a float
+        raise UserError(
+            f"{where}: focal length {camera.fx:g}, {camera.fy:g}, principal point {camera.cx:g}, "
+            f"{camera.cy:g} and lens {list(camera.distortion or ())} send rays nowhere: they are "
+            "no camera's"
+        )
+    return camera
 
 
 def _number(found: dict[str, Any], name: str, above: float = -math.inf) -> float:
     value = found.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise UserError(f"not a camera: {name} must be a finite number, not {value!r}")
+        raise UserError(f"not a camera: {name} must be a finite number, not {brief(value)}")
     if not value > above:
-        raise UserError(f"not a camera: {name} must be above {above:g}, not {value!r}")
+        raise UserError(f"not a camera: {name} must be above {above:g}, not {brief(value)}")
     return float(value)
 
 

@@ -6,6 +6,7 @@ reconstruction expects it, sets views aside for measuring, and reads the images.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -18,8 +19,9 @@ import torch
 from torch import Tensor
 
 from pds_cli.errors import UserError, check_choice
-from pds_cli.images import read_image, resize
+from pds_cli.images import open_image, read_image, resize
 from pds_cli.progress import Progress
+from pds_cli.reading import brief, label
 from pds_cli.scenes.base import Region, Scene, View
 from pds_cli.scenes.cameras import Camera
 from pds_cli.scenes.poses import (
@@ -164,9 +166,15 @@ def _colour(background: str | Sequence[float]) -> tuple[float, ...]:
     if isinstance(background, str):
         check_choice("scene.background", background, tuple(BACKGROUNDS))
         return BACKGROUNDS[background]
-    if len(background) != 3 or not all(0 <= value <= 1 for value in background):
-        raise UserError(f"scene.background={list(background)} must be 3 numbers from 0 to 1")
-    return tuple(float(value) for value in background)
+    try:
+        red, green, blue = (float(value) for value in background)
+    except (TypeError, ValueError):
+        red = math.nan
+    if math.isnan(red) or not all(0 <= value <= 1 for value in (red, green, blue)):
+        raise UserError(
+            f"scene.background={background} must be white, black, or 3 numbers from 0 to 1"
+        )
+    return red, green, blue
 
 
 # --- frames --------------------------------------------------------------------------------------
@@ -206,23 +214,32 @@ def image_path(
         UserError: not a text, outside `root`, or not there.
     """
     if not isinstance(name, str) or not name.strip():
-        raise UserError(f"{where}: {field} is {name!r}: the path of an image would be right")
+        raise UserError(f"{where}: {field} is {brief(name)}: the path of an image would be right")
     inside = Path(os.path.normpath(root))
     path = Path(os.path.normpath(inside / name))
     if not path.is_relative_to(inside):
         raise UserError(
-            f"{where}: {field} {name} leads out of the scene folder {root}, which is refused: "
-            "paths below that folder would be right"
+            f"{where}: {field} {label(name)} leads out of the scene folder {root}, which is "
+            "refused: paths below that folder would be right"
         )
     if downscale is not None:
         path = _copy_of(inside, path, downscale)
     files = [path, *(Path(f"{path}{end}") for end in _SUFFIXES)]
     files += [path.with_suffix(end) for end in _SUFFIXES if downscale is not None]
-    found = next((file for file in files if file.is_file()), None)
+    found = next((file for file in files if _is_file(file)), None)
     if found is not None:
         return found
     hint = "" if downscale is None else f" (scene.downscale={downscale}; null takes the originals)"
-    raise UserError(f"{where}: {field} {name} is missing: there is no file {path}{hint}")
+    raise UserError(
+        f"{where}: {field} {label(name)} is missing: there is no file {label(str(path))}{hint}"
+    )
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long
+        return False
 
 
 def _copy_of(root: Path, path: Path, factor: int) -> Path:
@@ -238,13 +255,8 @@ def stored_size(path: Path) -> tuple[int, int]:
     Raises:
         UserError: not an image that can be read.
     """
-    from PIL import Image
-
-    try:
-        with Image.open(path) as file:
-            return file.size
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path} is not an image that can be read: save it again") from error
+    with open_image(path) as file:
+        return file.size
 
 
 def view_names(frames: Sequence[Frame]) -> list[str]:
@@ -264,8 +276,8 @@ def view_names(frames: Sequence[Frame]) -> list[str]:
         name = "_".join(inner.parts)
         if name in names:
             raise UserError(
-                f"frames {names[name]} and {frame.name} are both named {name}: every photo may "
-                "stand once"
+                f"frames {label(names[name])} and {label(frame.name)} are both named "
+                f"{label(name)}: every photo may stand once"
             )
         names[name] = frame.name
     return list(names)
@@ -307,7 +319,7 @@ def read_view(
     name: str, frame: Frame, pose: Tensor, max_size: int | None, background: Sequence[float]
 ) -> View:
     """The view of a frame at its new pose [3,4], at most `max_size` pixels long."""
-    where = f"frame {frame.name}"
+    where = f"frame {label(frame.name)}"
     found = read_image(frame.path)
     assert found.image is not None
     picture = found.image if found.alpha is None else torch.cat([found.image, found.alpha])

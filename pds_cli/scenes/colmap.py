@@ -1,21 +1,23 @@
-"""Scenes from COLMAP's sparse models, binary or text. Needs the extra `pds[colmap]`."""
+"""Scenes from COLMAP's sparse models, binary or text."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+
+import torch
 
 from pds_cli.errors import UserError
-from pds_cli.scenes.cameras import Camera
+from pds_cli.reading import label
+from pds_cli.scenes.cameras import Camera, checked_camera
 from pds_cli.scenes.capture import (
     CaptureScene,
     Frame,
     image_path,
     scene_folder,
 )
-from pds_cli.scenes.poses import checked_pose
+from pds_cli.scenes.colmap_model import Photo, read_model
 
 _LAYOUT = "images/ and a sparse model in sparse/0, sparse or colmap/sparse/0"
 _MODELS = ("sparse/0", "sparse", "colmap/sparse/0", ".")
@@ -27,22 +29,6 @@ PARAMETERS = {
     "RADIAL": (0, 0, 1, 2, 3, 4),
     "OPENCV": (0, 1, 2, 3, 4, 5, 6, 7),
 }
-
-
-def pycolmap() -> Any:
-    """The module.
-
-    Raises:
-        UserError: it is not installed.
-    """
-    try:
-        import pycolmap as module
-    except ImportError as error:
-        raise UserError(
-            "COLMAP models are read and made with pycolmap, which is not installed; install it "
-            "with: pip install 'pds[colmap]'"
-        ) from error
-    return module
 
 
 class ColmapScene(CaptureScene):
@@ -91,53 +77,29 @@ class ColmapScene(CaptureScene):
         )
 
 
-def read_model(folder: Path) -> Any:
-    """The `pycolmap.Reconstruction` in a folder of binary or text files.
-
-    Raises:
-        UserError: pycolmap is missing, or cannot read the files.
-    """
-    module = pycolmap()
-    try:
-        return module.Reconstruction(folder)
-    except Exception as error:  # its own checks raise a handful of built-in types
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{folder} is not a COLMAP model that can be read ({first})") from error
-
-
-def camera_of(image: Any, where: str) -> Camera:
-    """The camera of a `pycolmap.Image`, in the model's world.
+def camera_of(photo: Photo, where: str) -> Camera:
+    """A photo's camera, in the model's world.
 
     COLMAP's cameras look along +z with y downwards, ours along −z with y upwards.
 
     Raises:
-        UserError: a camera model that is not perspective, a focal length that is not positive, or
-            a broken pose.
+        UserError: a camera model that is not perspective, or numbers that no camera has.
     """
-    camera = image.camera
-    model = camera.model.name
-    if model not in PARAMETERS:
+    lens = photo.lens
+    if lens.kind not in PARAMETERS:
         raise UserError(
-            f"{where}: camera model {model} is not supported: undistort the photos "
+            f"{where}: camera model {lens.kind} is not supported: undistort the photos "
             f"(colmap image_undistorter) or use one of {', '.join(PARAMETERS)}"
         )
-    values = [float(camera.params[index]) for index in PARAMETERS[model]]
-    fx, fy, cx, cy, *lens = values
-    if not (0 < fx < float("inf") and 0 < fy < float("inf")):
-        raise UserError(f"{where}: focal length {fx:g}, {fy:g}: numbers above 0 would be right")
-    pose = checked_pose(image.cam_from_world().inverse().matrix().tolist(), where, "pose")
+    fx, fy, cx, cy, *bent = (lens.parameters[index] for index in PARAMETERS[lens.kind])
+    turned = photo.world_to_camera[:, :3].T
+    pose = torch.cat([turned, -turned @ photo.world_to_camera[:, 3:]], -1)
     pose[:, 1:3] *= -1
-    distortion = (*lens, *[0.0] * (6 - len(lens))) if any(lens) else None
-    return Camera(
-        pose,
-        fx,
-        fy,
-        cx,
-        cy,
-        int(camera.width),
-        int(camera.height),
-        distortion,  # type: ignore[arg-type]
-    )
+    distortion = (*bent, *[0.0] * (6 - len(bent))) if any(bent) else None
+    camera = Camera(
+        pose, fx, fy, cx, cy, lens.width, lens.height, distortion  # type: ignore[arg-type]
+    )  # fmt: skip
+    return checked_camera(camera, where)
 
 
 def _model_folder(root: Path) -> Path:
@@ -152,16 +114,14 @@ def _model_folder(root: Path) -> Path:
 
 
 def _frames(
-    root: Path, model: Any, images: str, masks: str | None, downscale: int | None
+    root: Path, photos: Iterable[Photo], images: str, masks: str | None, downscale: int | None
 ) -> list[Frame]:
     frames = []
-    for image in model.images.values():
-        where = f"{root}: image {image.name}"
-        if not image.has_pose:
-            continue
-        path = image_path(root, f"{images}/{image.name}", where, "file", downscale)
+    for photo in photos:
+        where = f"{root}: image {label(photo.name)}"
+        path = image_path(root, f"{images}/{photo.name}", where, "file", downscale)
         mask = None
         if masks is not None:
-            mask = image_path(root, f"{masks}/{image.name}.png", where, "mask")
-        frames.append(Frame(image.name, path, camera_of(image, where), mask))
+            mask = image_path(root, f"{masks}/{photo.name}.png", where, "mask")
+        frames.append(Frame(photo.name, path, camera_of(photo, where), mask))
     return frames

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from pds_cli.errors import UserError
+from pds_cli.reading import brief
 from pds_cli.scenes.capture import CaptureScene, scene_folder
-from pds_cli.scenes.poses import IDENTITY, Similarity
+from pds_cli.scenes.poses import IDENTITY, Similarity, checked_pose
 from pds_cli.scenes.transforms import frames_of, read_transforms, split_of
 
 _LAYOUT = "transforms.json and the images that it names (nerfstudio's format)"
@@ -68,14 +67,12 @@ def _applied(file: Path, found: dict[str, Any]) -> Similarity:
     """What was done to the capture's world before the file was written."""
     matrix, scale = found.get("applied_transform"), found.get("applied_scale", 1.0)
     try:
-        rows = IDENTITY.matrix if matrix is None else torch.tensor(matrix, dtype=torch.float64)
-        if rows.shape not in ((3, 4), (4, 4)) or not rows.isfinite().all():
+        if isinstance(scale, bool) or not 1e-9 <= float(scale) <= 1e9:
             raise ValueError
-        if isinstance(scale, bool) or not 0 < float(scale) < float("inf"):
-            raise ValueError
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError):
         raise UserError(
-            f"{file}: applied_transform must be 3 or 4 rows of 4 finite numbers, and "
-            "applied_scale a number above 0"
+            f"{file}: applied_scale is {brief(scale)}: a number above 0 would be right"
         ) from None
-    return Similarity(rows[:3], float(scale))
+    if matrix is None:
+        return Similarity(IDENTITY.matrix, float(scale))
+    return Similarity(checked_pose(matrix, str(file), "applied_transform"), float(scale))

@@ -5,7 +5,6 @@ Angles are degrees. Paths are closed, so that a film of one can loop.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Sequence
@@ -19,9 +18,10 @@ from torch import Tensor
 from pds_cli.catalogue import did_you_mean
 from pds_cli.errors import UserError
 from pds_cli.images import MAX_PIXELS
+from pds_cli.reading import brief, label, read_json
 from pds_cli.scenes.base import Region
 from pds_cli.scenes.cameras import Camera, look_at
-from pds_cli.scenes.poses import checked_pose, focus, mean_up
+from pds_cli.scenes.poses import IDENTITY, Similarity, checked_pose, focus, mean_up
 
 PATHS = ("turntable", "orbit", "train")
 FRAMES = 60
@@ -39,6 +39,7 @@ def camera_path(
     elevation: float | None = None,
     start: float = 0.0,
     sweep: float | None = None,
+    transform: Similarity = IDENTITY,
 ) -> list[Camera]:
     """The cameras of a path, by its name or its file, all of one size with even sides.
 
@@ -49,6 +50,7 @@ def camera_path(
         frames: how many cameras; None: `FRAMES`, or all where the path lists cameras.
         size: longer side of the pictures in pixels; None: that of the cameras.
         elevation, start: of `turntable`. sweep: of `turntable` and `orbit`; None: theirs.
+        transform: from the capture's coordinates to the scene's, for a file in the former.
 
     Raises:
         UserError: no such path, an option out of range, or a file that holds no cameras.
@@ -63,7 +65,9 @@ def camera_path(
                 f"path={name} is neither {', '.join(PATHS[:-1])} or {PATHS[-1]}, nor a file of "
                 f"cameras{did_you_mean(name, PATHS)}"
             )
-        return listed(read_cameras(name), frames, size)
+        return listed(read_cameras(name, transform), frames, size)
+    if not math.isfinite(start):
+        raise UserError(f"start={start} must be a finite number of degrees")
     if not train:
         raise UserError("the run knows no cameras (exports/cameras.json): give a file of cameras")
     if name == "train":
@@ -185,23 +189,21 @@ def listed(
     return [_on_canvas(camera, first.height, first.width) for camera in chosen]
 
 
-def read_cameras(path: str | os.PathLike[str]) -> list[Camera]:
+def read_cameras(path: str | os.PathLike[str], transform: Similarity = IDENTITY) -> list[Camera]:
     """The cameras of a JSON file: a list of what `Camera.to_dict` gives.
 
-    The object that a run has as `exports/cameras.json` will do too; its `train` part is taken.
+    An entry whose `units` are `capture` is brought to the scene's coordinates by `transform`. The
+    object that a run has as `exports/cameras.json` will do too; its `train` part is taken.
 
     Raises:
         UserError: with the file, the entry and the field that is wrong.
     """
     path = Path(path)
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise UserError(f"{path} is not a JSON file that can be read ({error})") from error
+    found = read_json(path)
     entries = found.get("train") if isinstance(found, dict) else found
     if not isinstance(entries, list) or not entries:
         raise UserError(f"{path} is not a list of cameras such as pds export format=cameras writes")
-    return [_entry(path, number, entry) for number, entry in enumerate(entries)]
+    return [_entry(path, number, entry, transform) for number, entry in enumerate(entries)]
 
 
 def fitted(camera: Camera, size: int | None) -> Camera:
@@ -293,12 +295,17 @@ def _on_canvas(camera: Camera, height: int, width: int) -> Camera:
     )
 
 
-def _entry(path: Path, number: int, entry: Any) -> Camera:
+def _entry(path: Path, number: int, entry: Any, transform: Similarity) -> Camera:
     name = entry.get("name") if isinstance(entry, dict) else None
-    where = f"{path}: entry {number}" + (f" ({name})" if name else "")
+    where = f"{path}: entry {number}" + (f" ({label(name)})" if name else "")
     try:
         camera = Camera.from_dict(entry)
+        pose = checked_pose(entry["camera_to_world"], "not a camera", "camera_to_world")
+        units = entry.get("units", "scene")
+        if units not in ("scene", "capture"):
+            raise UserError(f"not a camera: its units are {brief(units)}: use scene or capture")
     except UserError as error:
         raise UserError(f"{where} is {error}") from error
-    pose = checked_pose(entry["camera_to_world"], where, "camera_to_world")
+    if units == "capture":
+        pose = transform.poses(pose[None])[0]
     return camera.moved(pose.float())

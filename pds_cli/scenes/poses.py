@@ -19,6 +19,7 @@ CENTRES = ("poses", "focus", "none")
 # Entries of RᵀR − I up to here are rounding, and are cleaned away; beyond, the pose is wrong.
 _ROTATION_TOLERANCE = 5e-3
 _FOCUS_ROUNDS = 10
+_FARTHEST = 1e9  # single precision has no squares of much more
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,29 @@ class Similarity:
         matrix = torch.cat([rotation @ first.matrix[:, :3], translation[:, None]], -1)
         return Similarity(matrix, self.scale * first.scale)
 
+    def inverse(self) -> Similarity:
+        """The way back."""
+        rotation = self.matrix[:, :3].T
+        shift = -self.scale * rotation @ self.matrix[:, 3:]
+        return Similarity(torch.cat([rotation, shift], -1), 1 / self.scale)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As nerfstudio's `dataparser_transforms.json` has it; the inverse of `from_dict`."""
+        return {"transform": self.matrix.tolist(), "scale": self.scale}
+
+    @classmethod
+    def from_dict(cls, found: dict[str, Any]) -> Similarity:
+        """The map that `to_dict` described.
+
+        Raises:
+            UserError, LookupError, TypeError, ValueError: it is none.
+        """
+        checked_pose(found["transform"], "its transform", "transform")
+        scale = float(found["scale"])
+        if not 1e-9 <= scale <= 1e9:
+            raise ValueError("its transform's scale is no number above 0")
+        return cls(torch.tensor(found["transform"], dtype=torch.float64)[:3], scale)
+
 
 IDENTITY = Similarity(torch.eye(4, dtype=torch.float64)[:3])
 
@@ -70,6 +94,11 @@ def checked_pose(values: Any, where: str, field: str = "transform_matrix") -> Te
     if not pose.isfinite().all():
         raise UserError(
             f"{where}: {field} holds NaN or infinity: the pose is unknown, leave it out"
+        )
+    if float(pose[:, 3].abs().max()) > _FARTHEST:
+        raise UserError(
+            f"{where}: {field} puts the camera {float(pose[:, 3].abs().max()):.2g} units away: at "
+            f"most {_FARTHEST:g} would be right"
         )
     rotation = pose[:, :3]
     error = float((rotation.T @ rotation - torch.eye(3, dtype=pose.dtype)).abs().max())

@@ -11,12 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from pds_cli.errors import UserError, check_choice
 from pds_cli.files import atomic_path, write_text
+from pds_cli.images import decode_image, open_image
 from pds_cli.progress import Progress
 from pds_cli.runs.ownership import owns
 from pds_cli.scenes.cameras import Camera
-from pds_cli.scenes.colmap import PARAMETERS, camera_of, pycolmap
+from pds_cli.scenes.colmap import PARAMETERS, camera_of
+from pds_cli.scenes.colmap_model import Lens, Photo
 
 MATCHINGS = ("exhaustive", "sequential")
 _PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -114,6 +118,22 @@ def photo_files(folder: str | os.PathLike[str]) -> list[Path]:
     return photos
 
 
+def pycolmap() -> Any:
+    """The module.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        import pycolmap as module
+    except ImportError as error:
+        raise UserError(
+            "cameras are found with pycolmap, which is not installed; install it with: "
+            "pip install 'pds[colmap]'"
+        ) from error
+    return module
+
+
 # --- copies --------------------------------------------------------------------------------------
 
 
@@ -143,8 +163,8 @@ def _copy(photo: Path, target: Path, max_size: int | None) -> tuple[int, int]:
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(photo) as file:
-            file.load()
+        with open_image(photo) as file:
+            decode_image(file, photo)
             long = max_size is not None and max(file.size) > max_size
             rotated = file.getexif().get(_EXIF_ORIENTATION, 1) != 1
             if not (long or rotated) and file.format in ("JPEG", "PNG"):
@@ -155,7 +175,7 @@ def _copy(photo: Path, target: Path, max_size: int | None) -> tuple[int, int]:
             exif = picture.getexif()
             alpha = picture.has_transparency_data and target.suffix == ".png"
             picture = picture.convert("RGBA" if alpha else "RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except UserError as error:
         raise UserError(f"{photo} is no photo that can be read ({error}): leave it out") from error
     if max_size is not None:
         picture.thumbnail((max_size, max_size), Image.Resampling.LANCZOS)
@@ -252,7 +272,7 @@ def _mapped(database: Path, images: Path, scratch: Path, names: Sequence[str]) -
 
 def _write(out: Path, images: Path, model: Any, names: Sequence[str]) -> Imported:
     placed = {
-        image.name: camera_of(image, image.name)
+        image.name: camera_of(_photo(image), image.name)
         for image in model.images.values()
         if image.has_pose
     }
@@ -275,6 +295,14 @@ def _write(out: Path, images: Path, model: Any, names: Sequence[str]) -> Importe
         points=int(model.num_points3D()),
         error=float(model.compute_mean_reprojection_error()),
     )
+
+
+def _photo(image: Any) -> Photo:
+    """A `pycolmap.Image` as the model's files have it."""
+    pose = torch.tensor(image.cam_from_world().matrix().tolist(), dtype=torch.float64)
+    camera, numbers = image.camera, tuple(map(float, image.camera.params))
+    lens = Lens(camera.model.name, int(camera.width), int(camera.height), numbers)
+    return Photo(image.name, pose, lens)
 
 
 def _frame(name: str, camera: Camera) -> dict[str, Any]:

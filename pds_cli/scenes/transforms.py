@@ -6,7 +6,6 @@ stand beside the frames, or in a frame for that frame alone.
 
 from __future__ import annotations
 
-import json
 import math
 import posixpath
 from dataclasses import replace
@@ -14,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from pds_cli.errors import UserError
-from pds_cli.scenes.cameras import Camera
+from pds_cli.reading import brief, label, read_json
+from pds_cli.scenes.cameras import Camera, checked_camera
 from pds_cli.scenes.capture import Frame, image_path, stored_size
 from pds_cli.scenes.poses import checked_pose
 
@@ -28,10 +28,7 @@ def read_transforms(file: Path) -> dict[str, Any]:
     Raises:
         UserError: not JSON, or without a list `frames` of objects.
     """
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise UserError(f"{file} is not a JSON file that can be read ({error})") from error
+    found = read_json(file)
     frames = found.get("frames") if isinstance(found, dict) else None
     if not isinstance(frames, list) or not all(isinstance(frame, dict) for frame in frames):
         raise UserError(f"{file} has no list `frames` with an object for every photo")
@@ -55,7 +52,7 @@ def frames_of(
     frames = []
     for number, item in enumerate(found["frames"]):
         name = item.get("file_path", f"number {number}")
-        where = f"{file}: frame {name}"
+        where = f"{file}: frame {label(name)}"
         path = image_path(file.parent, item.get("file_path"), where, downscale=downscale)
         mask = item.get("mask_path")
         if mask is not None:
@@ -89,7 +86,9 @@ def split_of(file: Path, found: dict[str, Any], frames: list[Frame]) -> list[Fra
             raise UserError(f"{file}: {field} must be a list of the frames' file_path")
         for name in map(posixpath.normpath, names):
             if name not in known:
-                raise UserError(f"{file}: {field} names {name}, which is no frame of this file")
+                raise UserError(
+                    f"{file}: {field} names {label(name)}, which is no frame of this file"
+                )
             splits.setdefault(name, split)
     named = [(posixpath.normpath(frame.name), frame) for frame in frames]
     return [replace(frame, split=splits[name]) for name, frame in named if name in splits]
@@ -98,8 +97,9 @@ def split_of(file: Path, found: dict[str, Any], frames: list[Frame]) -> list[Fra
 def _camera(fields: dict[str, Any], path: Path, downscale: int, where: str) -> Camera:
     model = fields.get("camera_model", "OPENCV")
     if model not in _PERSPECTIVE or fields.get("is_fisheye"):
+        said = label(model)
         raise UserError(
-            f"{where}: camera_model {'fisheye' if fields.get('is_fisheye') else model} is not "
+            f"{where}: camera_model {'fisheye' if fields.get('is_fisheye') else said} is not "
             f"supported: undistort the photos to one of {', '.join(_PERSPECTIVE[:-1])} first"
         )
     width, height = fields.get("w"), fields.get("h")
@@ -114,7 +114,7 @@ def _camera(fields: dict[str, Any], path: Path, downscale: int, where: str) -> C
     cy = _number(fields.get("cy", height / 2), "cy", where)
     lens = tuple(_number(fields.get(key, 0.0), key, where) for key in _LENS)
     pose = checked_pose(fields.get("transform_matrix"), where)
-    return Camera(
+    camera = Camera(
         pose,
         fx,
         fy,
@@ -124,6 +124,7 @@ def _camera(fields: dict[str, Any], path: Path, downscale: int, where: str) -> C
         round(height),
         lens if any(lens) else None,  # type: ignore[arg-type]
     )
+    return checked_camera(camera, where)
 
 
 def _says_focal(fields: dict[str, Any], axis: str) -> bool:
@@ -145,11 +146,11 @@ def _focal(fields: dict[str, Any], axis: str, pixels: float, where: str) -> floa
 
 def _number(value: Any, field: str, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise UserError(f"{where}: {field} is {value!r}: a finite number would be right")
+        raise UserError(f"{where}: {field} is {brief(value)}: a finite number would be right")
     return float(value)
 
 
 def _positive(value: Any, field: str, where: str) -> float:
     if not _number(value, field, where) > 0:
-        raise UserError(f"{where}: {field} is {value!r}: a number above 0 would be right")
+        raise UserError(f"{where}: {field} is {brief(value)}: a number above 0 would be right")
     return float(value)

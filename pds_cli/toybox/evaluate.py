@@ -29,6 +29,7 @@ from pds_cli.representations.base import Representation
 from pds_cli.runs.checkpoint import load_checkpoint, save_checkpoint
 from pds_cli.runs.folder import RunFolder, check_seeds, seed_folder
 from pds_cli.runs.jobs import chosen
+from pds_cli.runs.record import number as as_number
 from pds_cli.runs.sheets import contact_sheet, save_image
 from pds_cli.sampling import ddim, latent_shape, noise
 from pds_cli.scenes.base import Scene, View
@@ -138,8 +139,8 @@ def _left(folder: RunFolder, meta: Mapping[str, Any]) -> tuple[Tensor | None, fl
     if not folder.checkpoint.is_file():
         return None, 0.0
     tensors, found = load_checkpoint(folder.checkpoint)
-    seconds = found.pop("seconds", 0.0)
-    return (tensors["images"], seconds) if found == meta else (None, 0.0)
+    seconds = as_number(found.pop("seconds", 0.0)) or 0.0
+    return (tensors.get("images"), seconds) if found == meta else (None, 0.0)
 
 
 def _edit_chunk(

@@ -31,7 +31,7 @@ PARTS = {
     "pyvista": ("pyvista", "renders the toybox world", "pip install pyvista"),
     "pycolmap": (
         "pycolmap",
-        "pds import, and COLMAP models as scenes",
+        "pds import",
         "pip install pycolmap",
     ),
     "tensorboard": ("tensorboard", "logger=tensorboard", "pip install tensorboard"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -20,6 +19,7 @@ from pds_cli.errors import UserError
 from pds_cli.files import write_text
 from pds_cli.instantiate import check_target, resolve_config
 from pds_cli.interrupts import raise_if_seen
+from pds_cli.reading import read_json
 from pds_cli.unused import DATASET_UPDATE, remarks
 
 if TYPE_CHECKING:
@@ -75,9 +75,8 @@ def after_sweep(folder: Path, jobs: list[Path]) -> None:
 def chosen(run: RunFolder | None = None) -> dict[str, str]:
     """The options of the main groups: now, or when `run` was started, if its folder says."""
     if run is not None:
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            text = (run.path / "environment.json").read_text(encoding="utf-8")
-            return dict(json.loads(text)["choices"])
+        with suppress(UserError, ValueError, KeyError, TypeError):
+            return dict(read_json(run.path / "environment.json")["choices"])
     return {**{group: choice(group) for group in GROUPS}, "loss": method_of(*map(choice, METHOD))}
 
 
@@ -173,13 +172,10 @@ def prepare(cfg: DictConfig, run: RunFolder) -> Edit:
 
     from pds_cli.backbones.base import resolve_device
     from pds_cli.instantiate import instantiate
-    from pds_cli.runs.checkpoint import load_checkpoint
     from pds_cli.trainer import check_optimizer
 
     allow = list(cfg.allow_modules)
     resolve_device(cfg.device)
-    if cfg.resume and run.checkpoint.is_file():
-        load_checkpoint(run.checkpoint)  # one that is damaged is refused before the fit
     plain = OmegaConf.to_container(cfg, resolve=True)
     logger = instantiate("logger", cfg.logger, folder=run.path, config=plain, allow_modules=allow)
     check_optimizer(cfg.optimizer, cfg.lr, allow)
@@ -193,6 +189,8 @@ def prepare(cfg: DictConfig, run: RunFolder) -> Edit:
         "representation", cfg.representation, scene, backbone, allow_modules=allow
     )
     trainer = _trainer(cfg, run, scene, backbone, representation, logger)
+    if cfg.resume and run.checkpoint.is_file():
+        trainer.resume(rewind=False)  # a checkpoint that does not fit is refused before the fit
     return Edit(scene, backbone, representation, trainer, logger)
 
 

@@ -2,8 +2,9 @@
 
 `mesh`: the surface as `mesh.ply` and `mesh.glb`, coloured. `pointcloud`: what the photos' cameras
 see, as coloured points `pointcloud.ply`. `cameras`: `cameras.json`, which pds render reads, and
-`transforms.json` in nerfstudio's format. All are in the scene's own units. They go to
-`exports_<format>/` in the run folder, or to `out=`.
+`transforms.json` in nerfstudio's format. All are in the scene's own units, or with `units=capture`
+in those of the capture that it was made from; `dataparser_transforms.json` says how the one becomes
+the other. They go to `exports_<format>/` in the run folder, or to `out=`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from omegaconf import DictConfig
 
 from pds_cli.catalogue import did_you_mean
 from pds_cli.config import run_folder
-from pds_cli.errors import UserError
+from pds_cli.errors import UserError, check_choice
 
 HELP = "write a 3D run as a mesh, a point cloud or cameras"
 CONFIG = "export"
@@ -28,11 +29,18 @@ def main(cfg: DictConfig) -> Path:
             f"format={cfg.format} is not known{did_you_mean(cfg.format, FORMATS)} "
             f"Formats are {', '.join(FORMATS)}."
         )
-    from pds_cli.exporting import write_cameras, write_mesh, write_point_cloud
+    from pds_cli.exporting import (
+        UNITS,
+        write_cameras,
+        write_mesh,
+        write_point_cloud,
+        write_transform,
+    )
     from pds_cli.path_rendering import load_result
     from pds_cli.runs.folder import RunFolder
     from pds_cli.runs.ownership import adopt
 
+    check_choice("units", cfg.units, UNITS)
     representation = load_result(cfg.run, cfg.device)
     run = RunFolder(run_folder())
     run.begin(cfg, keep=False)
@@ -45,6 +53,7 @@ def main(cfg: DictConfig) -> Path:
             threshold=cfg.threshold,
             extent=cfg.extent,
             components=cfg.components,
+            units=cfg.units,
         )
     elif cfg.format == "pointcloud":
         files, what = write_point_cloud(
@@ -55,9 +64,13 @@ def main(cfg: DictConfig) -> Path:
             extent=cfg.extent,
             opacity=cfg.opacity,
             seed=cfg.seed,
+            units=cfg.units,
         )
     else:
-        files, what = write_cameras(run.path, representation, pictures=cfg.pictures)
+        files, what = write_cameras(
+            run.path, representation, pictures=cfg.pictures, units=cfg.units
+        )
+    files.append(write_transform(run.path, representation, cfg.units))
     summary = {"verb": "export", "run": cfg.run, "format": cfg.format, "result": what}
     run.write_json("summary.json", {**summary, "status": "done"})
     print(f"{what}:")

@@ -34,6 +34,7 @@ def main(cfg: DictConfig) -> Path:
         elevation=cfg.elevation,
         start=cfg.start,
         sweep=cfg.sweep,
+        transform=representation.transform,
     )
     run = RunFolder(run_folder())
     run.begin(cfg, keep=False)

@@ -9,7 +9,6 @@ prints how often each method was preferred, with intervals.
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
@@ -33,6 +32,7 @@ def main(cfg: DictConfig) -> Path:
 def _make(cfg: DictConfig) -> Path:
     from pds_cli.evaluation.scores import find_runs
     from pds_cli.evaluation.study import write_study
+    from pds_cli.reading import read_json
     from pds_cli.runs.folder import RunFolder
 
     if not cfg.runs:
@@ -46,7 +46,7 @@ def _make(cfg: DictConfig) -> Path:
     folder = RunFolder(run_folder())
     folder.begin(cfg, keep=False)
     page = write_study(found, folder.path, question=cfg.question, seed=cfg.seed, by=cfg.by)
-    key = json.loads((folder.path / "key.json").read_text(encoding="utf-8"))
+    key = read_json(folder.path / "key.json")
     along = f", and with these in {', '.join(key['along'])}" if key["along"] else ""
     print(f"the results of a question differ in {', '.join(key['by'])}{along}")
     if key["within"]:
@@ -58,15 +58,23 @@ def _make(cfg: DictConfig) -> Path:
 def _collect(cfg: DictConfig) -> Path:
     from pds_cli.evaluation.study import by_setting, collect, markdown, preferences
     from pds_cli.files import write_text
+    from pds_cli.reading import read_json
     from pds_cli.runs.folder import RunFolder
 
     if cfg.key is None:
         raise UserError("key= is missing: name the key.json that was written beside the page")
     try:
-        key = json.loads(Path(cfg.key).expanduser().read_text(encoding="utf-8"))
-        key["study"], key["options"], key["questions"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        key = read_json(Path(cfg.key).expanduser())
+        {mark: str(option["method"]) for mark, option in key["options"].items()}
+        {mark: list(question["options"]) for mark, question in key["questions"].items()}
+        key["study"]
+    except UserError as error:
         raise UserError(f"key={cfg.key} is no key of a study: {error}") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"key={cfg.key} is no key of a study: the key.json that pds study wrote beside its "
+            "page would be right"
+        ) from error
     answers, wrong = collect(list(cfg.collect), key)
     for reason in wrong:
         print(f"pds study: skipped: {reason}", file=sys.stderr)

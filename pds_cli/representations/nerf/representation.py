@@ -17,14 +17,16 @@ from pds_cli.errors import UserError, check_choice
 from pds_cli.files import write_text
 from pds_cli.fitting import FitSettings
 from pds_cli.images import resize
+from pds_cli.reading import read_json
 from pds_cli.representations.base import Rendering, Representation
 from pds_cli.representations.nerf import volume
 from pds_cli.representations.nerf.encoding import GridLayout
 from pds_cli.representations.nerf.field import PIECE, RadianceField
 from pds_cli.representations.nerf.occupancy import OccupancyGrid
-from pds_cli.runs.checkpoint import load_checkpoint, save_checkpoint
+from pds_cli.runs.checkpoint import check_state, fits, load_checkpoint, save_checkpoint
 from pds_cli.scenes.base import Region, Scene, View
 from pds_cli.scenes.cameras import Camera
+from pds_cli.scenes.poses import Similarity
 
 BACKGROUNDS = ("learned", "white", "black", "random")
 _SPARSE = 0.2  # share of occupied cells up to which a step of the fit takes all its rays
@@ -139,6 +141,7 @@ class NeRF(Representation):
         self.fit_settings = FitSettings(**(fit or {}))
         self.update_occupancy()
         self.cameras: dict[str, dict[str, Any]] = cameras
+        self.transform = scene.transform
 
     def _build(
         self, region: Region, names: list[str], device: torch.device, options: dict[str, Any]
@@ -315,6 +318,7 @@ class NeRF(Representation):
         """Writes `nerf.safetensors`, which `load` reads, and `cameras.json`; returns the paths."""
         folder = Path(folder)
         meta = {"options": self.options, "region": asdict(self._region), "views": self.names}
+        meta["transform"] = self.transform.to_dict()
         save_checkpoint(folder / "nerf.safetensors", self.state_dict(), meta)
         listed = {
             part: [{"name": name, **camera.to_dict()} for name, camera in found.items()]
@@ -330,16 +334,20 @@ class NeRF(Representation):
         Raises:
             UserError: no such file, or a damaged one.
         """
-        tensors, meta = load_checkpoint(Path(path))
-        found = cls.__new__(cls)
+        again = "fit or edit anew with this version of pds"
+        tensors, meta = load_checkpoint(Path(path), again)
+        found, where = cls.__new__(cls), resolve_device(device)
         Representation.__init__(found)
-        try:
-            options, region = dict(meta["options"]), Region(**_tupled(meta["region"]))
+        with fits(Path(path), again, "is no NeRF of this version of pds"):
+            options, region = dict(meta["options"]), _region(meta["region"])
+            _check_described(options, meta["views"], tensors)
             options["encoding"] = "auto"  # the table fits every backend
-            found._build(region, meta["views"], resolve_device(device), options)
+            found._build(region, meta["views"], where, options)
+            check_state(tensors, found.state_dict())
             found.load_state_dict(tensors)
-        except (KeyError, TypeError, RuntimeError) as error:
-            raise UserError(f"{path} is no NeRF of this version of pds ({error})") from error
+            found.transform = Similarity.from_dict(meta["transform"])
+            if not all(bool(value.isfinite().all()) for value in found.parameters()):
+                raise ValueError("it holds infinite weights")
         found.cameras = _cameras(Path(path).with_name("cameras.json"))
         return found.eval()
 
@@ -493,18 +501,64 @@ class _Recomputed(torch.autograd.Function):
         return None, None, None, *sums
 
 
-def _tupled(found: dict[str, Any]) -> dict[str, Any]:
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
+def _region(found: dict[str, Any]) -> Region:
+    """A region from a file.
+
+    Raises:
+        ValueError, TypeError: it is none.
+    """
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in found.items()
+    }
+    region = Region(**values)
+    numbers = [*region.centre, *region.up, region.radius, region.near, region.far]
+    finite = all(abs(float(value)) < 1e12 for value in numbers)
+    lengths = len(region.centre) == len(region.up) == 3
+    if not (finite and lengths and region.radius > 0 and 0 < region.near < region.far):
+        raise ValueError("its region is nowhere")
+    if abs(math.hypot(*region.up) - 1) > 1e-3 or not isinstance(region.unbounded, bool):
+        raise ValueError("its region has no direction upwards")
+    return region
+
+
+def _check_described(options: dict[str, Any], views: Any, tensors: Mapping[str, Tensor]) -> None:
+    """Compares a file's options with its tensors, before anything of that size is built.
+
+    Raises:
+        ValueError, LookupError, TypeError: they are of different sizes, or no options.
+    """
+    others = {"grid", "encoding", "appearance", "background"}
+    if options["render_size"] is None:
+        others.add("render_size")
+    for name in set(options) - others:
+        if name not in _OPTIONS or not math.isfinite(options[name]):
+            raise ValueError(f"its {name} is no option")
+    if not isinstance(options["appearance"], bool):
+        raise ValueError("its appearance is neither true nor false")
+    if not isinstance(views, list) or not all(isinstance(name, str) for name in views):
+        raise ValueError("its views have no names")
+    layout = GridLayout(**options["grid"])
+    sizes = {
+        "field.grid.table": (layout.entries * layout.features,),
+        "occupancy.density": (options["occupancy"],) * 3,
+    }
+    for name, size in sizes.items():
+        if tuple(tensors[name].shape) != size:
+            raise ValueError(f"its {name} is {list(tensors[name].shape)}, not {list(size)}")
+    if len(tensors["field.trunk.0.weight"]) != options["hidden"]:
+        raise ValueError("its networks have another width than its options")
 
 
 def _cameras(path: Path) -> dict[str, dict[str, Any]]:
     if not path.is_file():
         return {"train": {}, "eval": {}}
+    listed = read_json(path)
     try:
-        listed = json.loads(path.read_text(encoding="utf-8"))
         return {
-            part: {entry["name"]: Camera.from_dict(entry) for entry in listed[part]}
+            part: {str(entry["name"]): Camera.from_dict(entry) for entry in listed[part]}
             for part in ("train", "eval")
         }
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({error})") from error
+    except (UserError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} holds no cameras of a run ({error}): fit or edit anew, or delete it"
+        ) from error
