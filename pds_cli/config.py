@@ -68,6 +68,8 @@ class EditConfig(ResumableConfig):
 
     prompt: str = MISSING
     source: str | None = None
+    init: str | None = None
+    fit: str | None = None
     negative: str = ""
     suffix: str = ""
     guidance: float | None = None
@@ -975,20 +977,20 @@ RESULT_3D = Path("exports/nerf.safetensors")
 """Where a run folder has its 3D result."""
 
 
-def result_of(run: Path | str) -> Path:
-    """The 3D result in a run folder.
+def result_of(run: Path | str, key: str = "run") -> Path:
+    """The 3D result in a run folder; `key` is what the user called that.
 
     Raises:
         UserError: the folder is not there or has none.
     """
     if not Path(run).is_dir():
         raise UserError(
-            f"run={run} is not a folder: give one that pds fit, or pds edit of a 3D scene, wrote."
+            f"{key}={run} is not a folder: give one that pds fit, or pds edit of a 3D scene, wrote."
         )
     found = Path(run) / RESULT_3D
     if not found.is_file():
         raise UserError(
-            f"run={run} holds no 3D result ({RESULT_3D}): give a finished pds fit, or a pds edit "
+            f"{key}={run} holds no 3D result ({RESULT_3D}): give a finished pds fit, or a pds edit "
             "with representation=nerf."
         )
     return found
@@ -1044,6 +1046,18 @@ def method_of(loss: str, editor: str) -> str:
     return f"{loss}_{editor}" if loss == "dataset_update" else editor
 
 
+def scene_name(init: str | None, scene: str) -> str:
+    """The scene's name for folders: the chosen option, or that of the run that `init` names."""
+    from pds_cli.reading import read_json
+
+    if init is None:
+        return scene
+    try:
+        return Path(str(read_json(Path(init) / "environment.json")["choices"]["scene"])).name
+    except (UserError, LookupError, TypeError):
+        return "init"  # what is wrong with it is said when it is used
+
+
 def said_source(text: str, *, _root_: DictConfig) -> str:
     """The `source=` of the command line, or `text` where nothing was said."""
     said = OmegaConf.select(_root_, "source")
@@ -1090,6 +1104,7 @@ def register() -> None:
     _open_foreign_groups()
     OmegaConf.register_new_resolver("pds_folder", output_folder, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("pds_sweep", sweep_folder, use_cache=True, replace=True)
+    OmegaConf.register_new_resolver("pds_scene", scene_name, replace=True)
     OmegaConf.register_new_resolver("pds_result", result_folder, replace=True)
     OmegaConf.register_new_resolver("pds_source", said_source, replace=True)
     OmegaConf.register_new_resolver("pds_method", method_of, replace=True)

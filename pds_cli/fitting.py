@@ -126,21 +126,21 @@ def fit_key(scene: Scene, representation: Representation, seed: int) -> str:
 
 def ensure_fit(
     scene: Scene, representation: Representation, run: RunFolder, seed: int, **options: Any
-) -> bool:
+) -> Path | None:
     """Fits the representation, or takes the fit that the cache has.
 
     The fit runs in `run`, and goes on there where it was interrupted.
 
     Returns:
-        Whether it is there; False where it was stopped by Ctrl-C or SIGTERM.
+        Where it was taken from: the kept fit, or the folder of a new one; None where it was
+        stopped by Ctrl-C or SIGTERM.
     """
     settings = representation.fit_settings
-    if settings is None:
-        return True
+    assert settings is not None
     key = fit_key(scene, representation, seed)
     kept = None if settings.cache is None else Path(settings.cache) / f"{key}.safetensors"
     if kept is not None and kept.is_file() and _taken_over(representation, kept):
-        return True
+        return kept
     stage = fit_stage(scene, representation, settings)
     trainer = Trainer([stage], run, seed=seed, fingerprint=key, **options)
     if run.checkpoint.is_file() and _same(run.checkpoint, key):
@@ -148,10 +148,10 @@ def ensure_fit(
     else:
         run.restart()
     if trainer.run() == "stopped":
-        return False
+        return None
     if kept is not None:
         save_checkpoint(kept, representation.state_dict(), {"key": key})
-    return True
+    return run.path
 
 
 def _taken_over(representation: Representation, kept: Path) -> bool:

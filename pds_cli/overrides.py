@@ -55,7 +55,7 @@ FREE_TEXT = frozenset(
     ]
 )
 # `pds import images=…` is text; `data.images=…` is a number.
-_FREE_AT_TOP = frozenset(["images"])
+_FREE_AT_TOP = frozenset(["images", "init", "fit", "into"])
 _UNSWEPT = ("out", "resume")
 _OVERRIDE = re.compile(r"(\+{0,2})([A-Za-z_][\w./@-]*)=(.*)", re.DOTALL)
 # A float cannot take such an integer, and Python not even read one of thousands of digits.

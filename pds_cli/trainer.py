@@ -192,6 +192,8 @@ class Trainer:
         seed: fixes every random number of the run.
         checkpoint_every, render_every, log_every: in steps; 0 switches it off.
         fingerprint: what must be equal in a resumed run; kept in the checkpoint.
+        earlier: fingerprints of the same run when it was to take fewer steps; from a checkpoint
+            of its end it then goes on.
         loggers: objects with `log(metrics, step)`, `image(name, image, step)`, `close()`.
 
     Example:
@@ -209,8 +211,10 @@ class Trainer:
         render_every: int = 0,
         log_every: int = 1,
         fingerprint: str = "",
+        earlier: Sequence[str] = (),
         loggers: Sequence[Any] = (),
     ) -> None:
+        self.earlier = frozenset(earlier)
         self.stages, self.folder, self.seed = list(stages), run, seed
         self.checkpoint_every, self.render_every = checkpoint_every, render_every
         self.log_every, self.fingerprint, self.loggers = max(1, log_every), fingerprint, loggers
@@ -222,8 +226,13 @@ class Trainer:
         self._stop = False
 
     # ------------------------------------------------------------------ checkpoints
-    def save(self, optimizer: torch.optim.Optimizer | None = None) -> None:
-        """Writes the checkpoint: every stage's state, and the optimiser of the present one."""
+    def save(
+        self, optimizer: torch.optim.Optimizer | None = None, ended: dict[str, Any] | None = None
+    ) -> None:
+        """Writes the checkpoint: every stage's state, and the optimiser of the present one.
+
+        ended: of a run's end, where its last stage stood, for one that goes on to more steps.
+        """
         tensors: dict[str, Tensor] = {}
         for stage in self.stages[: self.stage_index + 1]:
             tensors |= with_prefix(f"stage.{stage.name}", stage.objective.state_dict())
@@ -235,6 +244,8 @@ class Trainer:
             "track": self._track,
             "fingerprint": self.fingerprint,
         }
+        if ended is not None:
+            meta["ended"] = ended
         if optimizer is not None:
             packed, meta["optimizer"] = pack_optimizer(optimizer.state_dict())
             tensors |= with_prefix("optimizer", packed)
@@ -252,18 +263,20 @@ class Trainer:
                 configuration, or its state does not fit the stages.
         """
         tensors, meta = load_checkpoint(self.folder.checkpoint)
-        if meta.get("fingerprint") != self.fingerprint:
+        if meta.get("fingerprint") not in {self.fingerprint, *self.earlier}:
             raise UserError(
                 f"{self.folder.path} was made with another configuration; resume it without "
                 "other settings, or start a new run"
             )
+        if meta.get("stage") == len(self.stages) and meta.get("fingerprint") in self.earlier:
+            meta |= {**(meta.get("ended") or {}), "stage": len(self.stages) - 1}
         with fits(self.folder.checkpoint):
             self._go_to(meta)
             for stage in self.stages[: self.stage_index + 1]:
                 state = under(f"stage.{stage.name}", tensors)
                 check_state(state, stage.objective.state_dict())
                 stage.objective.load_state_dict(state)
-            if "optimizer" in meta:
+            if "optimizer" in meta and self.stage_index < len(self.stages):
                 packed = under("optimizer", tensors)
                 self._resumed_optimizer = unpack_optimizer(packed, meta["optimizer"])
         names = [stage.name for stage in self.stages]
@@ -304,12 +317,16 @@ class Trainer:
             previous = {}
         try:
             while self.stage_index < len(self.stages):
-                if not self._run_stage(self.stages[self.stage_index]):
+                optimizer = self._run_stage(self.stages[self.stage_index])
+                if optimizer is None:
                     return "stopped"
+                ended = {"step": self.step, "track": self._track}
                 self.stage_index, self.step, self._track = self.stage_index + 1, 0, {}
                 # Says that the stage is over: `finish` must not run again when the run goes on.
-                if self.checkpoint_every:
+                if self.checkpoint_every and self.stage_index < len(self.stages):
                     self.save()
+                elif self.checkpoint_every:
+                    self.save(optimizer, ended)
             return "done"
         finally:
             for number, handler in previous.items():
@@ -320,8 +337,8 @@ class Trainer:
             raise KeyboardInterrupt
         self._stop = True
 
-    def _run_stage(self, stage: Stage) -> bool:
-        """Returns whether the stage came to its end."""
+    def _run_stage(self, stage: Stage) -> torch.optim.Optimizer | None:
+        """The stage's optimiser where it came to its end, else None."""
         stage.objective.begin()
         optimizer = stage.optimizer(stage.objective.parameter_groups())
         base_lrs = [group["lr"] for group in optimizer.param_groups]
@@ -334,7 +351,7 @@ class Trainer:
             while self.step < stage.steps and not self._early(stage):
                 if self._stop:
                     self.save(optimizer)
-                    return False
+                    return None
                 started = time.perf_counter()
                 self._one_step(stage, optimizer, base_lrs)
                 self.seconds += time.perf_counter() - started
@@ -346,7 +363,7 @@ class Trainer:
         if not self.render_every or self.step % self.render_every:
             self._render(stage)
         stage.objective.finish()
-        return True
+        return optimizer
 
     def _one_step(
         self, stage: Stage, optimizer: torch.optim.Optimizer, base_lrs: list[float]

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from pds_cli.config import overrides
 from pds_cli.errors import UserError
 from pds_cli.files import write_text
-from pds_cli.runs.ownership import claimed, owns
+from pds_cli.runs.ownership import CARD, card_of, claimed, owns
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -117,12 +117,21 @@ class RunFolder:
                 )
         self.write_config(cfg)
 
-    def go_on(self) -> None:
-        """Everything has been checked and built: the run in the folder goes on."""
+    def go_on(self, cfg: DictConfig | None = None, fingerprint: str = "") -> None:
+        """Everything has been checked and built: the run in the folder goes on.
+
+        cfg, fingerprint: where it goes on to more steps than it was started with.
+        """
         claim = claimed(self.path)
         if claim is not None:
             claim.begun = claim.keep = True
         (self.path / "error.txt").unlink(missing_ok=True)
+        card = card_of(self.path)
+        if cfg is None or card is None or card.get("fingerprint") == fingerprint:
+            return
+        before = [*card.get("fingerprints", []), card.get("fingerprint")]
+        self.write_config(cfg)
+        self.write_json(CARD, {**card, "fingerprint": fingerprint, "fingerprints": before})
 
     def restart(self) -> None:
         """Forgets the steps of a run that has no checkpoint, so that it can begin again."""

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pds_cli.catalogue import shipped_targets
+from pds_cli.chains import check_longer
 from pds_cli.config import FREE, GROUP_SCHEMAS, VERB_SCHEMAS, validate
 from pds_cli.errors import UserError
 from pds_cli.instantiate import CONTRACTS, checked_node, literal_config
@@ -47,18 +48,16 @@ def resumed(verb: str, cfg: DictConfig, resolved: DictConfig, run: RunFolder) ->
     """
     from hydra.core.hydra_config import HydraConfig
 
-    card = check_card(run.path, "resume", verb)
-    saved = _read(run.path / "config.yaml")
-    if fingerprint(saved) != card.get("fingerprint"):
-        raise UserError(
-            f"{run.path}/config.yaml is not what the run began with: put it back, or start a new "
-            "run."
-        )
+    saved = _unchanged(verb, run.path, "resume")
     given = set(OF_THE_COMMAND_LINE)
     for override in HydraConfig.get().overrides.task:
         key = override.split("=", 1)[0].lstrip("+~").split("@")[0].replace("/", ".")
         if key.split(".")[0] in FREE:
             given.add(key.split(".")[0])
+            continue
+        if (verb, key) == ("edit", "steps") and cfg.steps != saved.steps:
+            check_longer(saved, cfg.steps, run.path)
+            saved.steps = cfg.steps
             continue
         if OmegaConf.select(resolved, key) != OmegaConf.select(saved, key):
             raise UserError(
@@ -69,6 +68,35 @@ def resumed(verb: str, cfg: DictConfig, resolved: DictConfig, run: RunFolder) ->
     for key in given & set(cfg):
         saved[key] = cfg[key]
     check_saved(verb, saved, modules, str(run.path))
+    return saved
+
+
+def saved_settings(verb: str, folder: str, allowed: Sequence[str], key: str) -> DictConfig:
+    """The settings of another run, checked as those of one that is resumed.
+
+    Args:
+        verb: the verb whose run it must be.
+        allowed: modules that the user trusts now.
+        key: what the user called the folder.
+
+    Raises:
+        UserError: see `resumed`.
+    """
+    saved = _unchanged(verb, Path(folder), key)
+    modules = list(saved.get("allow_modules") or [])
+    saved.allow_modules = list(allowed)
+    check_saved(verb, saved, modules, folder)
+    return saved
+
+
+def _unchanged(verb: str, folder: Path, key: str) -> DictConfig:
+    """The settings in a folder, if it is a run of the verb and they are what it began with."""
+    card = check_card(folder, key, verb)
+    saved = _read(folder / "config.yaml")
+    if fingerprint(saved) != card.get("fingerprint"):
+        raise UserError(
+            f"{folder}/config.yaml is not what the run began with: put it back, or start a new run."
+        )
     return saved
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from pds_cli.catalogue import did_you_mean
+from pds_cli.chains import begin_at, started
 from pds_cli.config import choice, is_foreign, method_of, overrides, run_folder
 from pds_cli.errors import UserError
 from pds_cli.files import write_text
@@ -49,7 +50,7 @@ def main(cfg: DictConfig) -> Path:
     cfg = resumed(CONFIG, cfg, settings, run) if cfg.resume else settings
     edit = prepare(cfg, run)
     if cfg.resume:
-        run.go_on()
+        run.go_on(cfg, fingerprint(cfg))
     else:
         run.begin(cfg, fingerprint(cfg))
     try:
@@ -72,17 +73,27 @@ def after_sweep(folder: Path, jobs: list[Path]) -> None:
 # --- configuration -------------------------------------------------------------------------------
 
 
-def chosen(run: RunFolder | None = None) -> dict[str, str]:
-    """The options of the main groups: now, or when `run` was started, if its folder says."""
+def chosen(run: Path | None = None, init: str | None = None) -> dict[str, str]:
+    """The options of the main groups: now, or when the run in a folder was started, if it says.
+
+    init: a run whose scene, representation and backbone are taken over, where none are given.
+    """
     if run is not None:
         with suppress(UserError, ValueError, KeyError, TypeError):
-            return dict(read_json(run.path / "environment.json")["choices"])
-    return {**{group: choice(group) for group in GROUPS}, "loss": method_of(*map(choice, METHOD))}
+            return dict(read_json(run / "environment.json")["choices"])
+    now = {**{group: choice(group) for group in GROUPS}, "loss": method_of(*map(choice, METHOD))}
+    if init is not None:
+        brought = chosen(Path(init))
+        given = {word.lstrip("+~").partition("=")[0].split(".")[0] for word in overrides()}
+        now |= {group: brought[group] for group in GROUPS[:3] if group not in given}
+    return now
 
 
 def resolved(cfg: DictConfig) -> DictConfig:
     """The configuration, with the backbone's recommendations where nothing was said."""
     cfg = copy.deepcopy(cfg)
+    if cfg.init is not None and not cfg.resume:
+        begin_at(cfg, overrides())
     _check_foreign(cfg)
     for remark in remarks(cfg, overrides(), choice):
         print(f"pds: {remark}", file=sys.stderr)
@@ -140,7 +151,8 @@ def _recommended(cfg: DictConfig) -> DictConfig | dict[str, Any]:
     found = OmegaConf.select(cfg, "backbone.recommended")
     if not isinstance(found, DictConfig):
         return {}
-    particular = found.get(choice("representation"))
+    option = chosen(init=None if cfg.resume else cfg.init)["representation"]
+    particular = found.get(option)
     if isinstance(particular, DictConfig):
         with open_dict(found):
             for key, value in particular.items():
@@ -160,6 +172,7 @@ class Edit:
     representation: Representation
     trainer: Trainer
     logger: Any
+    fitted: str | None = None  # the file or folder that a fit was taken from
 
 
 def prepare(cfg: DictConfig, run: RunFolder) -> Edit:
@@ -188,10 +201,11 @@ def prepare(cfg: DictConfig, run: RunFolder) -> Edit:
     representation = instantiate(
         "representation", cfg.representation, scene, backbone, allow_modules=allow
     )
+    scene, fitted = started(cfg, scene, representation)
     trainer = _trainer(cfg, run, scene, backbone, representation, logger)
     if cfg.resume and run.checkpoint.is_file():
         trainer.resume(rewind=False)  # a checkpoint that does not fit is refused before the fit
-    return Edit(scene, backbone, representation, trainer, logger)
+    return Edit(scene, backbone, representation, trainer, logger, fitted)
 
 
 def _edit(cfg: DictConfig, run: RunFolder, edit: Edit) -> Path:
@@ -201,9 +215,9 @@ def _edit(cfg: DictConfig, run: RunFolder, edit: Edit) -> Path:
 
     if not cfg.resume:
         facts = environment(str(edit.backbone.device), cfg.seed)
-        run.write_json("environment.json", {**facts, "choices": chosen()})
+        run.write_json("environment.json", {**facts, "choices": chosen(init=cfg.init)})
     begin_logger(edit.logger)
-    _fit(cfg, run, edit.scene, edit.representation)
+    _fit(cfg, run, edit)
     trainer = edit.trainer
     if cfg.resume and run.checkpoint.is_file():
         trainer.resume()
@@ -211,7 +225,7 @@ def _edit(cfg: DictConfig, run: RunFolder, edit: Edit) -> Path:
         print("pds: this run has no checkpoint yet: it begins again", file=sys.stderr)
         run.restart()
     status = trainer.run()
-    _finish(cfg, run, edit.scene, edit.representation, trainer, status)
+    _finish(cfg, run, edit, status)
     edit.logger.close()
     report = write_report(run.path)
     print(f"report: {report}")
@@ -221,16 +235,23 @@ def _edit(cfg: DictConfig, run: RunFolder, edit: Edit) -> Path:
     return report
 
 
-def _fit(cfg: DictConfig, run: RunFolder, scene: Scene, representation: Representation) -> None:
-    """Fits the representation to the scene first, where it needs that."""
+def _fit(cfg: DictConfig, run: RunFolder, edit: Edit) -> None:
+    """Fits the representation to the scene first, where it needs that and is not taken over."""
     from pds_cli.fitting import ensure_fit
     from pds_cli.runs.folder import RunFolder
 
-    folder = RunFolder(run.path / "fit") if representation.fit_settings else run
-    every = {"checkpoint_every": cfg.checkpoint_every, "render_every": 0}
-    if not ensure_fit(scene, representation, folder, cfg.seed, **every):
-        print(f"stopped during the fit; go on with: pds edit resume={run.path}")
-        raise KeyboardInterrupt
+    representation = edit.representation
+    if representation.fit_settings is None:
+        return
+    if edit.fitted is None:
+        every = {"checkpoint_every": cfg.checkpoint_every, "render_every": 0}
+        folder = RunFolder(run.path / "fit")
+        place = ensure_fit(edit.scene, representation, folder, cfg.seed, **every)
+        if place is None:
+            print(f"stopped during the fit; go on with: pds edit resume={run.path}")
+            raise KeyboardInterrupt
+        edit.fitted = str(place)
+    print(f"fit: {edit.fitted}")
     if not (cfg.resume and (run.path / "exports" / "turntable_before.gif").is_file()):
         _film(cfg, run, representation, "turntable_before")
 
@@ -293,8 +314,27 @@ def _trainer(
         checkpoint_every=cfg.checkpoint_every,
         render_every=cfg.render_every,
         fingerprint=fingerprint(cfg),
+        earlier=_earlier(cfg, run),
         loggers=[logger],
     )
+
+
+def _earlier(cfg: DictConfig, run: RunFolder) -> list[str]:
+    """Fingerprints of this run when it was to take fewer steps; says what more steps mean."""
+    from pds_cli.runs.ownership import card_of
+    from pds_cli.runs.settings import fingerprint
+
+    card = card_of(run.path) if cfg.resume else None
+    if card is None:
+        return []
+    now, found = fingerprint(cfg), [*card.get("fingerprints", []), card.get("fingerprint")]
+    if card.get("fingerprint") != now:
+        print(
+            f"pds: the run goes on to {cfg.steps} steps; as its step size and its timesteps do not "
+            "depend on how many there are, the result is that of one run of so many",
+            file=sys.stderr,
+        )
+    return [str(each) for each in found if each != now]
 
 
 def _objective(
@@ -353,15 +393,14 @@ def _editor(cfg: DictConfig) -> Editor | None:
 def _finish(
     cfg: DictConfig,
     run: RunFolder,
-    scene: Scene,
-    representation: Representation,
-    trainer: Trainer,
+    edit: Edit,
     status: str,
 ) -> None:
     """Final renders, strip, exports, metrics and summary."""
     from pds_cli.outcome import save_views
     from pds_cli.runs.folder import peak_memory
 
+    scene, representation, trainer = edit.scene, edit.representation, edit.trainer
     truths = scene.ground_truth_views(cfg.prompt + cfg.suffix)  # as the backbone read it
     metrics = save_views(run, representation, scene.edit_views, truths) | representation.changes()
     representation.export(run.path / "exports")
@@ -370,9 +409,11 @@ def _finish(
         "summary.json",
         {
             "verb": "edit",
-            **chosen(run),
+            **chosen(run.path),
             "prompt": cfg.prompt,
             "source_prompt": scene.source_prompt,
+            **({"init": cfg.init} if cfg.get("init") else {}),
+            **({"fit": edit.fitted} if edit.fitted else {}),
             "seconds": trainer.seconds,
             "steps": trainer.total_steps,
             **peak_memory(),

@@ -61,7 +61,7 @@ def main(cfg: DictConfig) -> Path:
         checkpoint_every=cfg.checkpoint_every,
         render_every=cfg.render_every,
     )
-    if not done:
+    if done is None:
         print(f"stopped; go on with: pds fit resume={run.path}")
         raise KeyboardInterrupt
     _finish(cfg, run, scene, representation)
