@@ -163,7 +163,7 @@ class Job:
     def __call__(self, cfg: DictConfig) -> None:
         sweep, folder = HydraConfig.get().mode == RunMode.MULTIRUN, run_folder()
         verb = import_module(f"pds_cli.verbs.{self.verb}")
-        if sweep and not _again(verb, cfg, folder):
+        if sweep and not _again(cfg, folder):
             print(f"pds {self.verb}: job {folder.name} was done before")
             self._note({"status": "done"})
             return
@@ -221,13 +221,13 @@ def _part(cfg: DictConfig) -> str:
     return hashlib.sha256(repr(list(only)).encode()).hexdigest()[:8] if only else ""
 
 
-def _again(verb: ModuleType, cfg: DictConfig, folder: Path) -> bool:
+def _again(cfg: DictConfig, folder: Path) -> bool:
     """Whether a job of a sweep is to run: afresh, or on from where an earlier try of it ended."""
     if cfg.get("overwrite") or card_of(folder) is None:
         return True
     if read_outcome(folder).get("status") == "done":
         return False
-    if "resume" in cfg and hasattr(verb, "RESUMES"):
+    if "resume" in cfg:
         cfg.resume = str(folder)
     else:
         cfg.overwrite = True

@@ -836,7 +836,7 @@ def test_an_import_does_not_touch_what_is_there(
 ) -> None:
     before = (imported / "transforms.json").read_bytes()
     answer = pds("import", f"images={photos_on_disk[0]}", f"out={imported}")
-    assert answer.code == 2 and "holds a scene already" in answer.err
+    assert answer.code == 2 and "holds a run already" in answer.err
     assert (imported / "transforms.json").read_bytes() == before
 
 

@@ -346,7 +346,7 @@ def test_out_names_the_folder(pds: Callable, verb: Callable) -> None:
 
 
 def test_resume_runs_in_the_old_folder(pds: Callable, verb: Callable) -> None:
-    verb("fake", DUMP, rest="RESUMES = True")
+    verb("fake", DUMP)
     assert pds("fake", "prompt=x", "out=first").code == 0
     assert pds("fake", "prompt=y", "resume=first").code == 0
     assert got(Path("first"))["prompt"] == "y" and not Path("outputs").exists()

@@ -633,7 +633,7 @@ def test_a_file_that_is_no_nerf_is_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"camera"):
         NeRF.load(file)
     (tmp_path / "cameras.json").write_text("{")
-    with pytest.raises(UserError, match=r"cameras\.json is damaged"):
+    with pytest.raises(UserError, match=r"cameras\.json is not a JSON file"):
         NeRF.load(file)
     (tmp_path / "cameras.json").unlink()
     assert NeRF.load(file).cameras == {"train": {}, "eval": {}}

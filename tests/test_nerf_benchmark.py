@@ -66,7 +66,7 @@ def test_several_seeds_give_intervals(bench: Callable) -> None:
     assert [len(found[name]) for name in ("pds", "sources")] == [2, 1]
     assert found["pds"][0]["lpips_truth"] != found["pds"][1]["lpips_truth"]
     for name, seed in (("pds", 0), ("pds/seed_1", 1)):
-        words = json.loads(Path(f"bench/add_red_ball/{name}/job.json").read_text())["words"]
+        words = json.loads(Path(f"bench/add_red_ball/{name}/run.json").read_text())["words"]
         assert f"seed={seed}" in words
     row = next(
         line for line in Path("bench/table.md").read_text().splitlines() if line.startswith("| pds")
@@ -80,7 +80,7 @@ def test_several_seeds_give_intervals(bench: Callable) -> None:
 def test_a_failing_job_names_its_log(bench: Callable) -> None:
     answer = bench("benchmark.methods.dds=['loss=dds','lr=-1']")
     assert answer.code == 2
-    assert "edit.log ends with" in answer.err and "lr" in answer.err
+    assert "dds.log ends with" in answer.err and "lr" in answer.err
 
 
 @pytest.mark.parametrize(

@@ -152,7 +152,7 @@ def test_out_is_refused_where_something_is(pds: Callable[..., Answer], verb: Cal
         (["out="], "out= is empty"),
         (["out=  "], "out= is empty"),
         (["out=."], "no run of pds"),
-        (["out=run"], "resume=run"),
+        (["out=run"], "overwrite=true"),
         (["out=run", "seed=13", "overwrite=true"], "no such hat"),
         (["out=run", "steps=0", "overwrite=true"], "steps=0"),
         (["-m", "out=run", "seed=1,2"], "overwrite=true"),

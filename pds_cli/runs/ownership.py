@@ -98,16 +98,19 @@ def refuse_taken(folder: Path, overwrite: bool, key: str = "out", *, sweep: bool
             f"cannot write to the output folder {folder}: it is a file: "
             "choose another with out=<folder>."
         )
-    if card_of(folder) is None:
+    card = card_of(folder)
+    if card is None:
         raise UserError(
             f"{key}={folder} is not empty, and what is there is no run of pds: "
             f"choose another {key}=<folder>."
         )
     if not overwrite:
-        how = "give the words it was started with" if sweep else f"go on with it by resume={folder}"
+        how = "give the words it was started with, " if sweep else ""
+        if not sweep and card.get("fingerprint"):  # those that can be continued have one
+            how = f"go on with it by resume={folder}, "
         what = "something else" if sweep else "a run"
         raise UserError(
-            f"{key}={folder} holds {what} already: {how}, choose another {key}=<folder>, or "
+            f"{key}={folder} holds {what} already: {how}choose another {key}=<folder>, or "
             "replace it with overwrite=true."
         )
 

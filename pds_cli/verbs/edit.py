@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 HELP = "edit what a scene shows, by text, and keep the rest"
 CONFIG = "edit"
-RESUMES = True
 METHOD = ("loss", "editor")
 # Whose options the run folder names, for reports and comparisons.
 GROUPS = ("scene", "representation", "backbone", "loss")

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 HELP = "teach a backbone a subject from a few pictures (DreamBooth, LoRA or full)"
 CONFIG = "finetune"
-RESUMES = True
 LR = {"lora": 1e-4, "full": 5e-6}
 
 

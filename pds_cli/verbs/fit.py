@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 HELP = "reconstruct a 3D scene from posed images"
 CONFIG = "fit"
-RESUMES = True
 NO_FIT = "this representation needs no fit; pds fit is for 3D scenes: representation=nerf"
 
 

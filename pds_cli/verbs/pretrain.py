@@ -10,7 +10,6 @@ from pds_cli.config import run_folder
 
 HELP = "train an embedded backbone: on toybox renders, or captioned images of your own"
 CONFIG = "pretrain"
-RESUMES = True
 
 
 def main(cfg: DictConfig) -> Path:
