@@ -66,7 +66,11 @@ outputs/data/icons/.installed:
 fidelity: $(STAMP) ## how like resvg's our pictures of 3,000 icons are (after make icons)
 	$(BIN)/python benchmarks/fidelity_svg.py
 
-table-toybox: $(STAMP) ## quality: SDS, DDS and PDS against the true edits of the toybox
+table-# A run that was interrupted, or has ended, is resumed: pretrain <folder> <words>.
+PRETRAIN = pretrain() { out=$$1; shift; if test -f $$out/run.json; then set -- resume=$$out; \
+  else set -- "out=$$out" "$$@"; fi; echo "pds pretrain $$*"; $(BIN)/pds pretrain "$$@"; }; pretrain
+
+toybox: $(STAMP) ## quality: SDS, DDS and PDS against the true edits of the toybox
 	$(BIN)/pds compare benchmark=captions
 	$(BIN)/pds compare benchmark=toybox
 
@@ -89,28 +93,28 @@ table-icons: into icons $(STAMP) ## quality on drawings: names of icons, and twe
 	$(BIN)/python -m pds_cli.figures.svg_edits outputs/bench/icon_edits $(INTO)
 
 toybox: $(STAMP) ## render the toybox world and train its backbone (hours on a CPU)
-	$(BIN)/pds pretrain out=outputs/pretrain/first
-	$(BIN)/pds pretrain out=outputs/pretrain/second 'stages=[denoise]' init=outputs/toybox \
+	@$(PRETRAIN) outputs/pretrain/first
+	@$(PRETRAIN) outputs/pretrain/second 'stages=[denoise]' init=outputs/toybox \
 	  denoise.steps=1200 denoise.lr=4e-4 denoise.warmup=50 \
 	  denoise.high_noise=0.6 denoise.high_noise_from=0
-	$(BIN)/pds pretrain out=outputs/pretrain/third 'stages=[probe,denoise]' init=outputs/toybox \
+	@$(PRETRAIN) outputs/pretrain/third 'stages=[probe,denoise]' init=outputs/toybox \
 	  data.folder=outputs/data/toybox64_around data.around=0.5 denoise.steps=5500 \
 	  denoise.warmup=100 denoise.high_noise_from=0
 
 toybox-instruct: into $(STAMP) ## train the toybox's model for editor=instruct_pix2pix (half an hour on one core)
-	$(BIN)/pds pretrain out=outputs/pretrain/instruct into=outputs/toybox_instruct init=toybox \
+	@$(PRETRAIN) outputs/pretrain/instruct into=outputs/toybox_instruct init=toybox \
 	  data.pairs=true data.folder=outputs/data/toybox64_pairs data.images=7000 data.around=0.5 \
 	  'stages=[denoise]' denoise.steps=3500 denoise.batch_size=16 denoise.lr=3e-4 denoise.warmup=50 \
 	  denoise.high_noise=0.4 denoise.high_noise_from=0
 	cp outputs/toybox_instruct/samples.png $(INTO)/toybox_instruct.png
 
 emoji: icons $(STAMP) ## train the backbone of icons and their similarity model (hours on a CPU)
-	$(BIN)/pds pretrain out=outputs/pretrain/emoji into=outputs/emoji $(ICONS) 'stages=[denoise]' \
+	@$(PRETRAIN) outputs/pretrain/emoji into=outputs/emoji $(ICONS) 'stages=[denoise]' \
 	  denoise.steps=8000 denoise.lr=8e-4 denoise.high_noise=0.5 denoise.high_noise_from=0.1
-	$(BIN)/pds pretrain out=outputs/pretrain/emoji_second into=outputs/emoji init=outputs/emoji $(ICONS) \
+	@$(PRETRAIN) outputs/pretrain/emoji_second into=outputs/emoji init=outputs/emoji $(ICONS) \
 	  'stages=[denoise]' denoise.steps=6000 denoise.lr=5e-4 denoise.warmup=100 \
 	  denoise.high_noise=0.5 denoise.high_noise_from=0
-	$(BIN)/pds pretrain out=outputs/pretrain/emoji_decode into=outputs/emoji $(ICONS) \
+	@$(PRETRAIN) outputs/pretrain/emoji_decode into=outputs/emoji $(ICONS) \
 	  'stages=[decode,similarity]' similarity.steps=2500
 
 figure-demo: $(STAMP) ## the picture of the README: four edits with each loss

@@ -95,8 +95,9 @@ def check_recipe(cfg: DictConfig) -> None:
     if cfg.init:
         folder_of(cfg.init)
     into = Path(cfg.into)
-    anew = "denoise" in cfg.stages and cfg.init is None and not cfg.get("resume")
-    check_backbone_target(into, replaces=not anew or cfg.get("overwrite", False))
+    further = cfg.init is not None and Path(cfg.init).resolve() == into.resolve()
+    kept = "denoise" not in cfg.stages or further or cfg.get("resume") is not None
+    check_backbone_target(into, replaces=kept or cfg.get("overwrite", False))
 
 
 class Recipe:
