@@ -66,11 +66,7 @@ outputs/data/icons/.installed:
 fidelity: $(STAMP) ## how like resvg's our pictures of 3,000 icons are (after make icons)
 	$(BIN)/python benchmarks/fidelity_svg.py
 
-table-# A run that was interrupted, or has ended, is resumed: pretrain <folder> <words>.
-PRETRAIN = pretrain() { out=$$1; shift; if test -f $$out/run.json; then set -- resume=$$out; \
-  else set -- "out=$$out" "$$@"; fi; echo "pds pretrain $$*"; $(BIN)/pds pretrain "$$@"; }; pretrain
-
-toybox: $(STAMP) ## quality: SDS, DDS and PDS against the true edits of the toybox
+table-toybox: $(STAMP) ## quality: SDS, DDS and PDS against the true edits of the toybox
 	$(BIN)/pds compare benchmark=captions
 	$(BIN)/pds compare benchmark=toybox
 
@@ -91,6 +87,10 @@ table-icons: into icons $(STAMP) ## quality on drawings: names of icons, and twe
 	$(BIN)/pds compare benchmark=icon_edits backbone=emoji out=outputs/bench/icon_edits
 	cp outputs/bench/icon_names/samples.png $(INTO)/icon_samples.png
 	$(BIN)/python -m pds_cli.figures.svg_edits outputs/bench/icon_edits $(INTO)
+
+# A run that was interrupted, or has ended, is resumed: pretrain <folder> <words>.
+PRETRAIN = pretrain() { out=$$1; shift; if test -f $$out/run.json; then set -- resume=$$out; \
+  else set -- "out=$$out" "$$@"; fi; echo "pds pretrain $$*"; $(BIN)/pds pretrain "$$@"; }; pretrain
 
 toybox: $(STAMP) ## render the toybox world and train its backbone (hours on a CPU)
 	@$(PRETRAIN) outputs/pretrain/first
