@@ -241,7 +241,10 @@ def _literal(key: str, value: Any) -> str:
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
     if isinstance(value, (str, os.PathLike)):
-        return quote(str(os.fspath(value)))
+        text = str(os.fspath(value))
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise UserError(f"{key}={text!a} holds half a letter: no file can be written of it.")
+        return quote(text)
     if isinstance(value, Integral) and abs(int(value)) < 10**39:
         return str(int(value))
     if isinstance(value, Integral):

@@ -122,6 +122,7 @@ def test_values_arrive_with_their_types() -> None:
         ({"steps": 0}, "steps=0"),
         ({"steps": float("nan")}, "steps"),
         ({"steps": 10**5000}, "steps is out of range"),
+        ({"suffix": "a \ud800"}, r"suffix='a \ud800' holds half a letter"),
         ({"steps": object()}, "steps is of the type object"),
         ({"steps": [{}]}, "steps is of the type dict"),
         ({"loss": {"identity": 1}, "loss.identity": 2}, "loss.identity is given twice"),
@@ -148,7 +149,10 @@ def test_what_is_refused_is_a_user_error(
 
 def test_an_edit_gives_its_run(tiny: dict[str, Any]) -> None:
     nasty = f"{PROMPT}, <b>smiling</b> ${{x}}"
-    settings = {**tiny, "loss": "dds", "loss.guidance": 3}
+    mine = Path("groups/loss/mine.yaml")
+    mine.parent.mkdir(parents=True)
+    mine.write_text("# mine\n_target_: pds_cli.losses.dds.DDS\nguidance: null\n")
+    settings = {**tiny, "loss": "mine", "loss.guidance": 3, "hydra.searchpath": ["file://groups"]}
     run = edit(nasty, out="a run", **settings)
     assert isinstance(run, Run) and run.path == Path("a run").absolute()
     assert (run.verb, run.prompt, run.status) == ("edit", nasty, "done")
@@ -267,6 +271,16 @@ def test_nothing_is_left_behind(
     assert first.path != second.path and first.path.parent == second.path.parent
     assert first.metrics == second.metrics
     assert (first.path / "run.json").is_file() and not (tmp_path / "edit.log").exists()
+
+
+def test_handlers_that_are_not_pythons_are_left_alone(
+    tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed: list[Any] = []
+    monkeypatch.setattr(signal, "getsignal", lambda number: None)
+    monkeypatch.setattr(signal, "signal", lambda *words: changed.append(words))
+    assert edit(PROMPT, **tiny).status == "done"
+    assert changed == []
 
 
 def test_the_command_line_gives_the_same_afterwards(tiny: dict[str, Any], pds: Callable) -> None:
