@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from pds_cli.errors import UserError, check_choice
 from pds_cli.reading import read_bytes
 from pds_cli.runs.ownership import check_card
-from pds_cli.runs.record import read_run
+from pds_cli.runs.record import RunRecord, read_run
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -107,13 +107,20 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
         path=path,
         verb=card["verb"],
         prompt=found.prompt,
-        status=found.status,
+        status=_status(found, card["verb"]),
         config=found.config,
         metrics=found.metrics,
         log=found.records,
         exports=[path / name for name, _ in found.exports],
         _pictures=found.finals,
     )
+
+
+def _status(found: RunRecord, verb: str) -> str:
+    """The record's status; verbs without renders are done when they have written a summary."""
+    if verb in ("edit", "fit") or found.error is not None or not found.summary:
+        return found.status
+    return "stopped" if found.summary.get("status") == "stopped" else "done"
 
 
 def edit(

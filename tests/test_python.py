@@ -181,6 +181,15 @@ def test_a_picture_that_is_none_is_a_user_error(tiny: dict[str, Any]) -> None:
         run.images()
 
 
+def test_runs_of_other_verbs_are_read(tiny: dict[str, Any], pds: Callable) -> None:
+    model = f"backbone.model={tiny['backbone']['model']}"
+    assert pds("sample", f"prompt={PROMPT}", model, "n=1", "steps=1", "out=run").code == 0
+    run = load_run("run")
+    assert (run.verb, run.prompt, run.status, run.images()) == ("sample", PROMPT, "done", {})
+    (run.path / "summary.json").unlink()
+    assert load_run("run").status == "incomplete"
+
+
 def test_a_folder_that_is_no_run_is_a_user_error(tmp_path: Path) -> None:
     for folder, said in ((tmp_path, "run.json"), (tmp_path / "none", "is not a folder")):
         with pytest.raises(UserError, match=said):
