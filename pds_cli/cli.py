@@ -230,8 +230,9 @@ def call(name: str, overrides: Sequence[str]) -> Path:
         UserError: what `main` would print.
     """
     verb = import_module(f"pds_cli.verbs.{name}")
-    job = CalledJob(name, verb.CONFIG)
-    _carry_out(name, verb, job, CommandLine(overrides=list(overrides)), [])
+    job, line = CalledJob(name, verb.CONFIG), CommandLine(overrides=list(overrides))
+    _check_config_dirs(line)
+    _carry_out(name, verb, job, line, [])
     assert job.folder is not None
     return job.folder
 
@@ -289,16 +290,20 @@ class SweepRecorder(Callback):
 
 def _configured(name: str, verb: ModuleType, argv: list[str]) -> int:
     line = read_command_line(argv, getattr(verb, "POSITIONAL", None))
-    for folder in line.config_dirs:
-        if not folder.is_dir():
-            raise UserError(
-                f"{folder} is not a folder: --config-dir and hydra.searchpath name ones of groups."
-            )
+    _check_config_dirs(line)
     if line.sweep and not line.showing:
         jobs = job_count(line.overrides, catalogue(line.config_dirs))
         if jobs is not None:  # composing them takes a while, and this says so
             print(f"pds {name}: {jobs:,} job{'s' * (jobs != 1)}", flush=True)
     return _carry_out(name, verb, Job(name, verb.CONFIG), line, argv)
+
+
+def _check_config_dirs(line: CommandLine) -> None:
+    for folder in line.config_dirs:
+        if not folder.is_dir():
+            raise UserError(
+                f"{folder} is not a folder: --config-dir and hydra.searchpath name ones of groups."
+            )
 
 
 def _carry_out(

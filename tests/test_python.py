@@ -129,6 +129,7 @@ def test_values_arrive_with_their_types() -> None:
         ({"loss": {"x=1 y": 1}}, "is not a key"),
         ({"hydra.mode": "MULTIRUN"}, "hydra.mode is a setting of Hydra's"),
         ({"hydra/launcher": "joblib"}, "hydra/launcher is a setting of Hydra's"),
+        ({"hydra.searchpath": ["file://nowhere"]}, "nowhere is not a folder"),
         ({"device": "tpu"}, "tpu"),
         ({"resume": "nowhere"}, "resume=nowhere is not a folder"),
         ({"out": ""}, "out"),
