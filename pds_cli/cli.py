@@ -159,9 +159,11 @@ class Job:
     def __init__(self, verb: str, config: str) -> None:
         self.verb, self.config = verb, config
         self.error: Exception | None = None
+        self.folder: Path | None = None
 
     def __call__(self, cfg: DictConfig) -> None:
         sweep, folder = HydraConfig.get().mode == RunMode.MULTIRUN, run_folder()
+        self.folder = folder
         verb = import_module(f"pds_cli.verbs.{self.verb}")
         if sweep and not _again(cfg, folder):
             print(f"pds {self.verb}: job {folder.name} was done before")
@@ -188,6 +190,10 @@ class Job:
             if sweep:
                 self._note({"status": "done"})
 
+    def report(self, error: Exception, sentence: str | None, argv: Sequence[str]) -> int:
+        """Says what went wrong; returns the exit code."""
+        return _report(error, sentence, argv)
+
     def _failed(self, error: Exception, cfg: DictConfig) -> None:
         number = HydraConfig.get().job.num
         text = explain(error, self.config, [])
@@ -201,6 +207,34 @@ class Job:
 
     def _note(self, outcome: dict[str, Any]) -> None:
         write_outcome(run_folder(), {**outcome, "sweep": os.environ.get(SWEEP)})
+
+
+class CalledJob(Job):
+    """A job that Python code asked for: it gets the error, and nothing is printed."""
+
+    def report(self, error: Exception, sentence: str | None, argv: Sequence[str]) -> int:
+        """Raises the error, as a UserError where there is a sentence for it."""
+        if sentence is None or (isinstance(error, UserError) and str(error) == sentence):
+            raise error
+        raise UserError(sentence) from error
+
+
+def call(name: str, overrides: Sequence[str]) -> Path:
+    """Runs one job of a verb for Python code; returns its folder.
+
+    Args:
+        name: of the verb.
+        overrides: words of Hydra's grammar; see `pds_cli.overrides.words_of`.
+
+    Raises:
+        UserError: what `main` would print.
+    """
+    verb = import_module(f"pds_cli.verbs.{name}")
+    job, line = CalledJob(name, verb.CONFIG), CommandLine(overrides=list(overrides))
+    _check_config_dirs(line)
+    _carry_out(name, verb, job, line, [])
+    assert job.folder is not None
+    return job.folder
 
 
 def _explain_to_page(folder: Path, cfg: DictConfig, sentence: str) -> None:
@@ -256,16 +290,26 @@ class SweepRecorder(Callback):
 
 def _configured(name: str, verb: ModuleType, argv: list[str]) -> int:
     line = read_command_line(argv, getattr(verb, "POSITIONAL", None))
+    _check_config_dirs(line)
+    if line.sweep and not line.showing:
+        jobs = job_count(line.overrides, catalogue(line.config_dirs))
+        if jobs is not None:  # composing them takes a while, and this says so
+            print(f"pds {name}: {jobs:,} job{'s' * (jobs != 1)}", flush=True)
+    return _carry_out(name, verb, Job(name, verb.CONFIG), line, argv)
+
+
+def _check_config_dirs(line: CommandLine) -> None:
     for folder in line.config_dirs:
         if not folder.is_dir():
             raise UserError(
                 f"{folder} is not a folder: --config-dir and hydra.searchpath name ones of groups."
             )
-    if line.sweep and not line.showing:
-        jobs = job_count(line.overrides, catalogue(line.config_dirs))
-        if jobs is not None:  # composing them takes a while, and this says so
-            print(f"pds {name}: {jobs:,} job{'s' * (jobs != 1)}", flush=True)
-    job = Job(name, verb.CONFIG)
+
+
+def _carry_out(
+    name: str, verb: ModuleType, job: Job, line: CommandLine, argv: Sequence[str]
+) -> int:
+    """Runs a command line that was read; returns the exit code."""
     SweepRecorder.folder, Folders.sweep = None, None
     Folders.made.clear()
     Folders.reserve = not line.showing
@@ -279,15 +323,15 @@ def _configured(name: str, verb: ModuleType, argv: list[str]) -> int:
         Folders.tidy()
 
 
-def _run(name: str, verb: ModuleType, job: Job, line: CommandLine, argv: list[str]) -> int:
+def _run(name: str, verb: ModuleType, job: Job, line: CommandLine, argv: Sequence[str]) -> int:
     """Runs the job, or the jobs of a sweep; returns the exit code."""
     try:
         code = _hydra(name, job, line)
     except Exception as error:
         raise_if_seen()
-        return _report(error, _sentence(error, job, line, composing=True), [name, *argv])
+        return job.report(error, _sentence(error, job, line, composing=True), [name, *argv])
     if job.error is not None:
-        return _report(job.error, _sentence(job.error, job, line), [name, *argv])
+        return job.report(job.error, _sentence(job.error, job, line), [name, *argv])
     return _finish_sweep(name, verb, SweepRecorder.folder) if SweepRecorder.folder else code
 
 

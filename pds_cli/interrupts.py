@@ -26,8 +26,9 @@ def as_keyboard_interrupt() -> Iterator[None]:
     before = {}
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
-            # Who ignores a signal (nohup, a background job) goes on ignoring it.
-            if signal.getsignal(number) is not signal.SIG_IGN:
+            # Who ignores a signal (nohup, a background job) goes on ignoring it; a handler that is
+            # not Python's (None) could not be put back.
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):
                 before[number] = signal.signal(number, _interrupt)
     except ValueError:  # not in the main thread: whoever started us handles signals
         pass

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import (
@@ -58,6 +61,7 @@ FREE_TEXT = frozenset(
 _FREE_AT_TOP = frozenset(["images", "init", "fit", "into"])
 _UNSWEPT = ("out", "resume")
 _OVERRIDE = re.compile(r"(\+{0,2})([A-Za-z_][\w./@-]*)=(.*)", re.DOTALL)
+_KEY = re.compile(r"\+{0,2}[A-Za-z_][\w./@-]*")
 # A float cannot take such an integer, and Python not even read one of thousands of digits.
 _ENDLESS = re.compile(r"(?<![\w.])\d{40,}")
 _QUOTED = r"""(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')"""
@@ -198,6 +202,61 @@ def _check_value(name: str, value: str) -> None:
 def quote(text: str) -> str:
     """`text` as a Hydra value that arrives as exactly this text."""
     return QuotedString(text=escape_text(text), quote=Quote.single).with_quotes()
+
+
+def words_of(settings: Mapping[str, Any]) -> list[str]:
+    """Python's values as Hydra's overrides, `key=value`, whose texts arrive as they are.
+
+    Args:
+        settings: key → text, path, number, bool, None, list of these, or a dict of keys below it.
+
+    Raises:
+        UserError: a key that is none or is given twice, one of Hydra's own, or a value of another
+            type.
+    """
+    found: dict[str, str] = {}
+    for key, value in _flat(settings):
+        if not _KEY.fullmatch(key):
+            raise UserError(f"{shown(key)} is not a key: keys are words with dots between them.")
+        if re.match(r"\+*hydra\b", key) and key != "hydra.searchpath":
+            raise UserError(f"{key} is a setting of Hydra's: only the command line takes it.")
+        if key in found:
+            raise UserError(f"{key} is given twice: give it once.")
+        found[key] = _literal(key, value)
+    return [f"{key}={text}" for key, text in found.items()]
+
+
+def _flat(settings: Mapping[Any, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Each value with its dotted key."""
+    for name, value in settings.items():
+        key = f"{above}{name}"
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{key}.")
+        else:
+            yield key, value
+
+
+def _literal(key: str, value: Any) -> str:
+    """A value as Hydra's grammar writes it."""
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    if isinstance(value, (str, os.PathLike)):
+        text = str(os.fspath(value))
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise UserError(f"{key}={text!a} holds half a letter: no file can be written of it.")
+        return quote(text)
+    if isinstance(value, Integral) and abs(int(value)) < 10**39:
+        return str(int(value))
+    if isinstance(value, Integral):
+        raise UserError(f"{key} is out of range: no number here has so many digits.")
+    if isinstance(value, Real):
+        return repr(float(value))
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(_literal(key, item) for item in value)}]"
+    raise UserError(
+        f"{key} is of the type {type(value).__name__}: give a text, a number, True, False, None, "
+        "or a list of these."
+    )
 
 
 def quote_free_text(override: str, sweep: bool = False) -> str:

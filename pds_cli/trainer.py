@@ -309,7 +309,9 @@ class Trainer:
     # ------------------------------------------------------------------ the loop
     def run(self) -> str:
         """Runs what is left; returns `done`, or `stopped` after Ctrl-C or SIGTERM."""
-        previous = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+        found = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+        # A handler that is not Python's (None) could not be put back.
+        previous = {s: handler for s, handler in found.items() if handler is not None}
         try:
             for number in previous:
                 signal.signal(number, self._request_stop)
