@@ -170,6 +170,8 @@ class Cases:
             group = draw.choice([*self.groups])
             return f"{group}={draw.choice([*self.groups[group], *self.options, self._value()])}"
         key = draw.choice(self.keys[verb])
+        while "recommended" in key and draw.random() < 0.9:  # they are many, and nearly one
+            key = draw.choice(self.keys[verb])
         if draw.random() < 0.4:  # a few keys matter most
             key = draw.choice([key for key in self.keys[verb] if "." not in key])
         if draw.random() < 0.05:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -13,12 +14,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT, TINY_MODEL
+from conftest import ROOT, TINY_MODEL, Answer
 from PIL import Image
 from small_capture import capture
 from test_fuzz import leaves
@@ -76,48 +79,63 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def start(place: Path, words: list[str], log: Path) -> subprocess.Popen[bytes]:
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-    with log.open("ab") as file:
-        return subprocess.Popen(
-            [sys.executable, "-m", "pds_cli", *words], cwd=place, env=env, stdout=file, stderr=file
-        )
-
-
 def words_of(kind: str, out: str, backbone: Path) -> list[str]:
-    model = [f"into=made_{out}"] if kind == "pretrain" else [f"backbone.model={backbone}"]
+    model = [f"into=made-{out}"] if kind == "pretrain" else [f"backbone.model={backbone}"]
     return [*RUNS[kind], f"out={out}", *(model if kind != "fit" else [])]
 
 
-def run_killed(
-    place: Path, kind: str, out: str, backbone: Path, waits: list[tuple[float, int]]
+@dataclass
+class Kill:
+    """When a process is killed: once it has logged so many lines, and `delay` seconds later."""
+
+    lines: int
+    delay: float
+    number: signal.Signals
+
+
+def killed(words: list[str], out: str, kill: Kill) -> str:
+    """Starts a process and kills it; returns what happened, in words."""
+    metrics, log = Path(out, "metrics.jsonl"), Path(f"{out}.log")
+    with log.open("ab") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pds_cli", *words], stdout=file, stderr=file,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+    deadline = time.monotonic() + 300
+    while process.poll() is None and lines_of(metrics) < kill.lines:
+        assert time.monotonic() < deadline, f"hangs: {log.read_text()}"
+        time.sleep(0.005)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(kill.delay)
+    process.send_signal(kill.number)
+    process.wait(120)
+    said = log.read_text()
+    # A signal that comes before Python has begun to run pds ends it as it ends any program.
+    assert process.returncode in (0, 130, -kill.number), said
+    assert "Traceback" not in said, said
+    begun = "begun" if Path(out, "run.json").is_file() else "not begun"
+    return f"{kill.number.name} at {last_line(metrics)}: {process.returncode}, {begun}"
+
+
+def run_to_the_end(
+    pds: Callable[..., Answer], kind: str, out: str, backbone: Path, kills: list[Kill]
 ) -> list[str]:
-    """Runs with a kill after each wait, resuming in between, and to its end after the last.
+    """Runs a kind with kills, resuming in between, and to its end after the last."""
+    verb, words, said = RUNS[kind][0], words_of(kind, out, backbone), []
+    for kill in kills:
+        begun = Path(out, "run.json").is_file()
+        said.append(killed([verb, f"resume={out}"] if begun else words, out, kill))
+    begun = Path(out, "run.json").is_file()
+    answer = pds(verb, f"resume={out}") if begun else pds(*words)
+    assert answer.code == 0, (said, answer)
+    return said
 
-    waits: (seconds, signal).
 
-    Returns:
-        What happened, a line each process.
-    """
-    verb, words, log, said = RUNS[kind][0], words_of(kind, out, backbone), place / f"{out}.log", []
-    for wait, number in [*waits, (300.0, 0)]:
-        begun = (place / out / "run.json").is_file()
-        process = start(place, [verb, f"resume={out}"] if begun else words, log)
-        try:
-            process.wait(wait)
-        except subprocess.TimeoutExpired:
-            assert number, f"hangs: {log.read_text()}"
-            process.send_signal(number)
-            process.wait(120)
-        at = last_line(place / out / "metrics.jsonl")
-        name = signal.Signals(number).name if number else "none"
-        said.append(f"{kind}: {'resumed' if begun else 'begun'}, {name} after {wait:.2f} s at {at}"
-                    f": {process.returncode}")  # fmt: skip
-        assert process.returncode in (0, 130, -signal.SIGKILL), log.read_text()
-        assert "Traceback" not in log.read_text(), log.read_text()
-        if process.returncode == 0:
-            return said
-    raise AssertionError(said)
+def lines_of(path: Path) -> int:
+    try:
+        return path.read_bytes().count(b"\n")
+    except OSError:
+        return 0
 
 
 def last_line(path: Path) -> str:
@@ -128,15 +146,14 @@ def last_line(path: Path) -> str:
     return f"{record['stage']} {record['step']}"
 
 
-def outcome(place: Path, out: str) -> dict[str, Any]:
+def outcome(out: str) -> dict[str, Any]:
     """What must be the same: every file of a run but for times and names, tensors as they are."""
     found: dict[str, Any] = {}
-    for folder in (place / out, place / f"made_{out}"):
+    for folder in (Path(out), Path(f"made-{out}")):
         for path in sorted(folder.rglob("*")):
-            name = path.relative_to(place).as_posix().replace(out, "")
-            if path.is_dir() or path.name in NOT_COMPARED or "/.pds/" in name:
-                continue
-            found[name] = same(path, out)
+            name = path.relative_to(folder)
+            if path.is_file() and path.name not in NOT_COMPARED and ".pds" not in name.parts:
+                found[f"{folder.name.replace(out, '')}/{name}"] = same(path, out)
     return found
 
 
@@ -162,46 +179,43 @@ def without_times(value: Any) -> Any:
     return value
 
 
-WHOLE: dict[str, tuple[float, dict[str, Any]]] = {}
-
-
-@pytest.fixture
-def whole(place: Path, tiny_backbone: Path) -> Callable[[str], tuple[float, dict[str, Any]]]:
-    """Kind → how long an uninterrupted run takes, and what comes of it; one run a kind."""
-
-    def run(kind: str) -> tuple[float, dict[str, Any]]:
-        if kind not in WHOLE:
-            started = time.monotonic()
-            run_killed(place, kind, f"{kind}_whole", tiny_backbone, [])
-            seconds = time.monotonic() - started
-            WHOLE[kind] = seconds, outcome(place, f"{kind}_whole")
-        return WHOLE[kind]
-
-    return run
+def draw_kills(draw: random.Random, lines: int, count: int) -> list[Kill]:
+    """Kills of one run: amid its steps, or where there are many also before and after them."""
+    kills = []
+    for _ in range(count):
+        where = draw.uniform(-0.2, 1.2) if KILLS > 1 else draw.uniform(0.1, 0.7)
+        delay = draw.uniform(0, 10) if where < 0 else draw.uniform(0, 3) if where > 1 else 0.0
+        if KILLS > 1 and 0 <= where <= 1:
+            delay = draw.uniform(0, 0.2)  # anywhere in a step, or in writing a checkpoint
+        at = round(min(max(where, 0), 1) * lines)
+        kills.append(Kill(at, delay, draw.choice([signal.SIGKILL, signal.SIGTERM])))
+    return sorted(kills, key=lambda kill: kill.lines)
 
 
 @pytest.mark.parametrize("kind", RUNS)
 def test_killed_runs_come_to_the_same_end(
-    kind: str, place: Path, tiny_backbone: Path,
-    whole: Callable[[str], tuple[float, dict[str, Any]]], capsys: pytest.CaptureFixture[str],
+    kind: str, pds: Callable[..., Answer], place: Path, tiny_backbone: Path,
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    seconds, expected = whole(kind)
-    assert len(expected) > 3
-    draw = random.Random(f"{kind} {KILLS}")
-    left = KILLS
-    for number in range(KILLS):
+    monkeypatch.chdir(place)
+    run_to_the_end(pds, kind, f"{kind}-whole", tiny_backbone, [])
+    expected = outcome(f"{kind}-whole")
+    lines = len(expected["/metrics.jsonl"])
+    assert "/exports" in " ".join(expected) or kind == "pretrain"
+    draw, left = random.Random(f"{kind} {KILLS}"), KILLS
+    for number in itertools.count():
         if left <= 0:
             break
-        several = min(left, 1 + number % 3)  # a run that is killed again and again
-        signals = [signal.SIGKILL, signal.SIGTERM]
-        waits = [(draw.uniform(0.1, 1.0) * seconds, draw.choice(signals)) for _ in range(several)]
-        out = f"{kind}_{number}"
-        said = run_killed(place, kind, out, tiny_backbone, waits)
-        left -= max(1, len(said) - 1)
-        if "PDS_KILLS" in os.environ:
+        kills = draw_kills(draw, lines, min(left, 1 + number % 3))  # killed again and again
+        left -= len(kills)
+        out = f"{kind}-k{number}"
+        said = run_to_the_end(pds, kind, out, tiny_backbone, kills)
+        if KILLS > 1:
             with capsys.disabled():
-                print("", *said, sep="\n  ", flush=True)
-        found = outcome(place, out)
-        assert found.keys() == expected.keys()
+                print(f"\n{kind} of {lines} lines:", *said, sep="\n  ", flush=True)
+        else:
+            assert ": 0," not in said[0], "it was to be killed"
+        found = outcome(out)
+        assert found.keys() == expected.keys(), (said, found.keys() ^ expected.keys())
         for name, content in expected.items():
-            assert found[name] == content, f"{out}: {name}"
+            assert found[name] == content, (name, said)
