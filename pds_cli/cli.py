@@ -46,6 +46,7 @@ from pds_cli.explain import explain, one_line
 from pds_cli.files import write_text
 from pds_cli.interrupts import as_keyboard_interrupt, raise_if_seen
 from pds_cli.overrides import CommandLine, job_count, read_command_line
+from pds_cli.ranges import shown
 from pds_cli.runs.ownership import (
     CARD,
     LOCK,
@@ -369,7 +370,8 @@ def _sentence(error: Exception, job: Job, line: CommandLine, composing: bool = F
     text = explain(error, job.config, line.overrides, line.config_dirs)
     if text is None and composing and isinstance(error, _OF_WORDS):
         first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        return f"cannot make a config from {' '.join([*line.overrides, *line.flags])}: {first}."
+        words = shown(" ".join([*line.overrides, *line.flags]), 300)
+        return f"cannot make a config from {words}: {first}."
     return text
 
 

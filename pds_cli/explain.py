@@ -367,6 +367,8 @@ def _composition(
     ):
         group = match[1] or match[2]
         return f"{group} is a group that the verb has: write {group}=<name> without a plus."
+    if match := re.match(r"Could not append to config\. An item is already at '(.*?)'", text):
+        return f"{match[1]} is there already: write {match[1]}=<value> without a plus."
     if match := re.match(r"Error resolving interpolation '(.*?)'", text):
         word = next((word for word in line.overrides if match[1] in word), match[1])
         return f"{word}: {match[1]} is not the name of a group."

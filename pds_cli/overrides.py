@@ -64,6 +64,7 @@ _OVERRIDE = re.compile(r"(\+{0,2})([A-Za-z_][\w./@-]*)=(.*)", re.DOTALL)
 _KEY = re.compile(r"\+{0,2}[A-Za-z_][\w./@-]*")
 # A float cannot take such an integer, and Python not even read one of thousands of digits.
 _ENDLESS = re.compile(r"(?<![\w.])\d{40,}")
+MOST_NESTED = 32  # Hydra reads brackets in brackets by recursion, which Python ends at some hundred
 _QUOTED = r"""(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')"""
 _SEVERAL = re.compile(rf"\s*{_QUOTED}(?:\s*,\s*{_QUOTED})+\s*", re.DOTALL)
 # Flags with a value, and an example of one.
@@ -274,6 +275,8 @@ def quote_free_text(override: str, sweep: bool = False) -> str:
         return f"{match[1]}{match[2]}=[{quote(match[3])}]"
     if not free and _ENDLESS.search(override):
         raise UserError(f"{shown(override)} is out of range: no number here has so many digits.")
+    if not free and _nested(override) > MOST_NESTED:
+        raise UserError(f"{shown(override)} has brackets in brackets, more than {MOST_NESTED} deep.")
     if match is None or not free or match[3] == "null":
         return override
     plus, key, value = match.groups()
@@ -281,6 +284,15 @@ def quote_free_text(override: str, sweep: bool = False) -> str:
         raise UserError("resume continues one run: leave out -m.")
     texts = _several(value) if sweep and key not in _UNSWEPT else None
     return f"{plus}{key}=" + ",".join(quote(text) for text in texts or [value])
+
+
+def _nested(word: str) -> int:
+    """How deep the brackets of a word are, those in quotes left out."""
+    depth = deepest = 0
+    for letter in re.sub(_QUOTED, "", word):
+        depth += (letter in "[{(") - (letter in "]})")
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def _prompts(override: str, sweep: bool) -> str | None:

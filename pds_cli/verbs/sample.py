@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from pds_cli.config import run_folder
 from pds_cli.errors import UserError
+from pds_cli.ranges import shown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,9 +57,17 @@ def main(cfg: DictConfig) -> Path:
 
 
 def recommended_guidance(backbone: DictConfig) -> float:
-    """ω for sampling: `recommended.guidance.sample`, else what is usual."""
+    """ω for sampling: `recommended.guidance.sample`, else what is usual.
+
+    Raises:
+        UserError: it is no number; what a backbone recommends has no types.
+    """
     found = OmegaConf.select(backbone, "recommended.guidance.sample")
-    return GUIDANCE if found is None else float(found)
+    if found is None:
+        return GUIDANCE
+    if isinstance(found, bool) or not isinstance(found, int | float):
+        raise UserError(f"backbone.recommended.guidance.sample={shown(found)} is not a number.")
+    return float(found)
 
 
 def _write(folder: Path, images: Tensor, cfg: DictConfig, guidance: float) -> Path:
