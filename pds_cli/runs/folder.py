@@ -6,6 +6,7 @@ import json
 import math
 import platform
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from pds_cli.config import overrides
 from pds_cli.errors import UserError
 from pds_cli.files import write_text
-from pds_cli.runs.ownership import claimed, owns
+from pds_cli.runs.ownership import claimed, owns, remove_unfinished
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,35 +94,47 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     def begin(
-        self, cfg: DictConfig, fingerprint: str = "", *, keep: bool = True, **facts: Any
+        self,
+        cfg: DictConfig,
+        fingerprint: str = "",
+        *,
+        keep: bool = True,
+        environment: Mapping[str, Any] | None = None,
+        **facts: Any,
     ) -> None:
         """Everything has been checked and built: the run takes the folder.
 
         A run that `overwrite=true` replaces is removed, as far as pds wrote it; what stays is
-        named on stderr. Writes `run.json` (version, verb, words, fingerprint) and `config.yaml`.
+        named on stderr. Writes `config.yaml`, `environment.json` where one is given, and last
+        `run.json` (version, verb, words, fingerprint): what has that one can go on.
 
         Args:
             fingerprint: of the settings, for a run that can be continued.
             keep: whether what is there when the run fails is worth keeping.
+            environment: of the process, as `environment` finds it.
             facts: what else `run.json` says.
         """
         claim = claimed(self.path)
         (self.path / "error.txt").unlink(missing_ok=True)  # of a job that was refused before
+        left = [] if claim is None else claim.clear()
+        if left:
+            print(
+                f"pds: kept in {self.path}, as no run wrote it: {', '.join(left)}",
+                file=sys.stderr,
+            )
+        self.write_config(cfg)
+        if environment is not None:
+            self.write_json("environment.json", environment)
         if claim is not None:
             card = {"words": overrides(), "fingerprint": fingerprint, **facts}
-            left = claim.begin(card, keep=keep)
-            if left:
-                print(
-                    f"pds: kept in {self.path}, as no run wrote it: {', '.join(left)}",
-                    file=sys.stderr,
-                )
-        self.write_config(cfg)
+            claim.begin(card, keep=keep)
 
     def go_on(self) -> None:
         """Everything has been checked and built: the run in the folder goes on."""
         claim = claimed(self.path)
         if claim is not None:
             claim.begun = claim.keep = True
+            remove_unfinished(self.path)
         (self.path / "error.txt").unlink(missing_ok=True)
 
     def restart(self) -> None:
