@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,6 +12,7 @@ from pds_cli.errors import UserError
 
 # Told of each file before it takes its name: see `pds_cli.runs.ownership`.
 watchers: list[Callable[[Path], None]] = []
+_TEMPORARY = re.compile(r"\.(.+)\.\d+\.tmp", re.DOTALL)
 
 
 @contextmanager
@@ -43,6 +45,12 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def unfinished(name: str) -> str | None:
+    """The name that a file was to have whose process was killed while it wrote it; else None."""
+    match = _TEMPORARY.fullmatch(name)
+    return match[1] if match else None
 
 
 def write_text(path: Path | str, text: str) -> Path:

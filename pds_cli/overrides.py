@@ -276,7 +276,9 @@ def quote_free_text(override: str, sweep: bool = False) -> str:
     if not free and _ENDLESS.search(override):
         raise UserError(f"{shown(override)} is out of range: no number here has so many digits.")
     if not free and _nested(override) > MOST_NESTED:
-        raise UserError(f"{shown(override)} has brackets in brackets, more than {MOST_NESTED} deep.")
+        raise UserError(
+            f"{shown(override)} has brackets in brackets, more than {MOST_NESTED} deep."
+        )
     if match is None or not free or match[3] == "null":
         return override
     plus, key, value = match.groups()

@@ -44,8 +44,9 @@ TEXTS = [
     "glob(*)", "choice(1,2)", "interval(0,1)", "int(1.5)",
 ]  # fmt: skip
 LISTS = [
-    "[]", "{}", "[1,2]", "[1,2,3]", "[null]", "[[]]", "[x,1]", "{a: 1}", "{a: [1]}", "[", "}", "[1,",
-    "[nan,nan]", "[0.9,0.1]", "[-1,inf]", "[" * 60, "[" * 60 + "]" * 60, "[" * 3000 + "]" * 3000,
+    "[]", "{}", "[1,2]", "[1,2,3]", "[null]", "[[]]", "[x,1]", "{a: 1}", "{a: [1]}", "[", "}",
+    "[1,", "[nan,nan]", "[0.9,0.1]",
+    "[-1,inf]", "[" * 60, "[" * 60 + "]" * 60, "[" * 3000 + "]" * 3000,
     "{a:" * 60 + "1" + "}" * 60, "{_target_: os.system}", "[picture.png]", "[nowhere]",
 ]  # fmt: skip
 PATHS = [
@@ -91,7 +92,7 @@ def place(
     assert pds("study", "edited", "beside", "out=study").code == 0
     run_stage = Trainer._run_stage
 
-    def two_steps(self: Trainer, stage: Any) -> bool:
+    def two_steps(self: Trainer, stage: Any) -> Any:
         stage.steps = min(stage.steps, 2)
         return run_stage(self, stage)
 
@@ -175,7 +176,9 @@ class Cases:
         if draw.random() < 0.4:  # a few keys matter most
             key = draw.choice([key for key in self.keys[verb] if "." not in key])
         if draw.random() < 0.05:
-            key = draw.choice([f"{key}x", f"{key}.x", f"+{key}", f"~{key}", f"++{key}.y", f" {key}"])
+            key = draw.choice(
+                [f"{key}x", f"{key}.x", f"+{key}", f"~{key}", f"++{key}.y", f" {key}"]
+            )
         return f"{key}={self._value()}"
 
     def _value(self) -> str:
@@ -213,7 +216,7 @@ def restore(before: dict[str, bytes | None], after: dict[str, bytes | None]) -> 
 
 
 # A run that has begun stays, so that what went wrong can be looked at.
-FAILED_LATE = ("the loss became", )
+FAILED_LATE = ("the loss became",)
 
 
 def wrong(answer: Answer, changed: list[str]) -> str | None:
@@ -256,7 +259,10 @@ def test_random_keys_and_values_end_in_a_result_or_a_sentence(
             found.append(f"{shown}\n    {fault}\n    {answer.err[-400:].strip()}")
         if "PDS_FUZZ" in os.environ:
             with capsys.disabled():
-                print(f"{seconds:5.1f} s  {answer.code}  {shown!a}  {answer.err[-300:].strip()!a}", flush=True)
+                print(
+                    f"{seconds:5.1f} s  {answer.code}  {shown!a}  {answer.err[-300:].strip()!a}",
+                    flush=True,
+                )
     assert not found, f"{len(found)} of {CASES}:\n" + "\n".join(found)
     assert codes.count(0) > CASES / 20 and codes.count(2) > CASES / 3
 
@@ -292,5 +298,3 @@ def test_what_was_here_is_put_back(tmp_path: Path) -> None:
     assert content(tmp_path) != before
     restore(before, content(tmp_path))
     assert content(tmp_path) == before
-
-

@@ -216,6 +216,8 @@ def test_killed_runs_come_to_the_same_end(
         else:
             assert ": 0," not in said[0], "it was to be killed"
         found = outcome(out)
-        assert found.keys() == expected.keys(), (said, found.keys() ^ expected.keys())
+        # A run that goes on shows where it does so.
+        extra = {name for name in found.keys() ^ expected.keys() if "/renders/" not in name}
+        assert not extra, (said, extra)
         for name, content in expected.items():
             assert found[name] == content, (name, said)

@@ -376,3 +376,30 @@ def test_writing_lists_a_file_before_it_appears(tmp_path: Path) -> None:
         assert not (tmp_path / FILES).exists()
         write_text(tmp_path / "whole.txt", "x")
         assert (tmp_path / FILES).read_text() == "whole.txt\n"
+
+
+def test_a_run_that_was_killed_as_it_began_is_started_by_the_same_words(
+    pds: Callable[..., Answer], verb: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The card comes last; without it, what a run begins with is no reason to refuse the folder."""
+    verb("fake", WRITES)
+    original = Claim.begin
+    monkeypatch.setattr(Claim, "begin", lambda *args, **options: os._exit(9))
+    if os.fork() == 0:
+        pds("fake", "prompt=x", "out=run", "seed=1")
+        os._exit(1)
+    _, status = os.wait()
+    assert os.waitstatus_to_exitcode(status) == 9
+    monkeypatch.setattr(Claim, "begin", original)
+    Path("run/.run.json.123.tmp").touch()  # or killed a little later
+    assert {path.name for path in Path("run").iterdir()} == {
+        ".pds", "config.yaml", ".run.json.123.tmp",
+    }  # fmt: skip
+    assert pds("fake", "prompt=x", "out=run", "seed=13").code == 2
+    assert pds("fake", "prompt=x", "out=run", "seed=1").code == 0
+    Path("run/run.json").unlink()
+    assert pds("fake", "prompt=x", "out=run", "seed=1").code == 2, "it had begun"
+    Path("mine").mkdir()
+    Path("mine/config.yaml").write_text("mine")
+    assert pds("fake", "prompt=x", "out=mine", "seed=1").code == 2
+    assert Path("mine/config.yaml").read_text() == "mine"

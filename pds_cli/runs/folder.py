@@ -6,6 +6,7 @@ import json
 import math
 import platform
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from pds_cli.config import overrides
 from pds_cli.errors import UserError
 from pds_cli.files import write_text
-from pds_cli.runs.ownership import CARD, card_of, claimed, owns
+from pds_cli.runs.ownership import CARD, card_of, claimed, owns, remove_unfinished
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,29 +94,40 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     def begin(
-        self, cfg: DictConfig, fingerprint: str = "", *, keep: bool = True, **facts: Any
+        self,
+        cfg: DictConfig,
+        fingerprint: str = "",
+        *,
+        keep: bool = True,
+        environment: Mapping[str, Any] | None = None,
+        **facts: Any,
     ) -> None:
         """Everything has been checked and built: the run takes the folder.
 
         A run that `overwrite=true` replaces is removed, as far as pds wrote it; what stays is
-        named on stderr. Writes `run.json` (version, verb, words, fingerprint) and `config.yaml`.
+        named on stderr. Writes `config.yaml`, `environment.json` where one is given, and last
+        `run.json` (version, verb, words, fingerprint): what has that one can go on.
 
         Args:
             fingerprint: of the settings, for a run that can be continued.
             keep: whether what is there when the run fails is worth keeping.
+            environment: of the process, as `environment` finds it.
             facts: what else `run.json` says.
         """
         claim = claimed(self.path)
         (self.path / "error.txt").unlink(missing_ok=True)  # of a job that was refused before
+        left = [] if claim is None else claim.clear()
+        if left:
+            print(
+                f"pds: kept in {self.path}, as no run wrote it: {', '.join(left)}",
+                file=sys.stderr,
+            )
+        self.write_config(cfg)
+        if environment is not None:
+            self.write_json("environment.json", environment)
         if claim is not None:
             card = {"words": overrides(), "fingerprint": fingerprint, **facts}
-            left = claim.begin(card, keep=keep)
-            if left:
-                print(
-                    f"pds: kept in {self.path}, as no run wrote it: {', '.join(left)}",
-                    file=sys.stderr,
-                )
-        self.write_config(cfg)
+            claim.begin(card, keep=keep)
 
     def go_on(self, cfg: DictConfig | None = None, fingerprint: str = "") -> None:
         """Everything has been checked and built: the run in the folder goes on.
@@ -125,13 +137,15 @@ class RunFolder:
         claim = claimed(self.path)
         if claim is not None:
             claim.begun = claim.keep = True
+            remove_unfinished(self.path)
         (self.path / "error.txt").unlink(missing_ok=True)
         card = card_of(self.path)
         if cfg is None or card is None or card.get("fingerprint") == fingerprint:
             return
         before = [*card.get("fingerprints", []), card.get("fingerprint")]
-        self.write_config(cfg)
+        # In this order: a run that is killed between the two has settings that it once had.
         self.write_json(CARD, {**card, "fingerprint": fingerprint, "fingerprints": before})
+        self.write_config(cfg)
 
     def restart(self) -> None:
         """Forgets the steps of a run that has no checkpoint, so that it can begin again."""

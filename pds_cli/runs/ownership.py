@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 from pds_cli import __version__
 from pds_cli.errors import UserError
-from pds_cli.files import watchers, write_text
+from pds_cli.files import unfinished, watchers, write_text
 
 CARD = "run.json"
 FORMAT = 1  # raise it when run folders of before can no longer be read
@@ -26,19 +26,31 @@ FILES = f"{PRIVATE}/files.txt"
 LOCK = f"{PRIVATE}/lock"
 OUTCOME = f"{PRIVATE}/outcome.json"
 NEXT = f"{PRIVATE}/next.json"
+FIRST = ("config.yaml", "environment.json", CARD)  # written in this order
 _ALL = "**"  # in the list: a folder with all that is in it; a name that ends in "/" is a run's
 # What may lie in `.pds` of a folder that counts as empty.
 _UNBEGUN = {Path(name).name for name in (LOCK, NEXT)}
 
 
 def is_free(folder: Path) -> bool:
-    """Whether a folder is not there, or holds nothing."""
+    """Whether a folder is not there, holds nothing, or only what a run that was killed as it began.
+
+    The card comes last of what a run begins with, so such a folder has none.
+    """
     if not folder.exists():
         return True
-    if not folder.is_dir() or {path.name for path in folder.iterdir()} - {PRIVATE}:
+    if not folder.is_dir():
         return False
+    names = {path.name for path in folder.iterdir()} - {PRIVATE}
     private = folder / PRIVATE
-    return not private.is_dir() or {path.name for path in private.iterdir()} <= _UNBEGUN
+    if not private.is_dir():
+        return not names
+    if not {path.name for path in private.iterdir()} <= _UNBEGUN | {Path(FILES).name}:
+        return False
+    listed = set(_lines(folder / FILES)) & set(FIRST)
+    return all(
+        name in listed or name.endswith(".log") or unfinished(name) in FIRST for name in names
+    )
 
 
 def card_of(folder: Path | str) -> dict[str, Any] | None:
@@ -181,6 +193,7 @@ class Claim:
     def _take_away(self) -> None:
         """Removes what was written before it turned out that nothing would come of it."""
         (self.folder / f"{self.verb}.log").unlink(missing_ok=True)
+        remove_unfinished(self.folder)
         remove_listed(self.folder)
         if {path.name for path in (self.folder / PRIVATE).iterdir()} <= _UNBEGUN:
             shutil.rmtree(self.folder / PRIVATE, ignore_errors=True)
@@ -197,24 +210,29 @@ class Claim:
         self._listed.add(name)
         _append(self.folder / FILES, name)
 
-    def begin(self, facts: Mapping[str, Any], *, keep: bool = True) -> list[str]:
-        """Writes the card, after removing the run that is to be replaced.
+    def clear(self) -> list[str]:
+        """Removes the run that is to be replaced, if one is.
+
+        Returns:
+            What was left of its folder, as it was not written by pds.
+        """
+        if self._fresh:
+            remove_unfinished(self.folder)
+        if not self.overwrite or self.begun:
+            return []
+        self._listed.clear()
+        return remove_listed(self.folder)
+
+    def begin(self, facts: Mapping[str, Any], *, keep: bool = True) -> None:
+        """Writes the card: the run has begun.
 
         Args:
             facts: what the card says besides its format, version and verb.
             keep: whether what is there when the run fails is worth keeping.
-
-        Returns:
-            What was left of an earlier run's folder, as it was not written by pds.
         """
-        left: list[str] = []
-        if self.overwrite and not self.begun:
-            self._listed.clear()
-            left = remove_listed(self.folder)
         self.note(self.folder / f"{self.verb}.log")  # what is logged goes there
         write_text(self.folder / CARD, _card(self.verb, facts))
         self.begun, self.keep = True, keep
-        return left
 
 
 def _card(verb: str, facts: Mapping[str, Any]) -> str:
@@ -288,6 +306,13 @@ def remove_listed(folder: Path) -> list[str]:
         (root / name).unlink(missing_ok=True)
     _prune(root)
     return sorted(path.name for path in root.iterdir() if path.name != PRIVATE)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes what killed processes had half written; for who holds the only lock of a folder."""
+    for path in folder.rglob(".*.tmp"):
+        if unfinished(path.name):
+            path.unlink(missing_ok=True)
 
 
 def _remove(path: Path, root: Path, run: bool) -> None:

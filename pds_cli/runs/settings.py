@@ -93,7 +93,7 @@ def _unchanged(verb: str, folder: Path, key: str) -> DictConfig:
     """The settings in a folder, if it is a run of the verb and they are what it began with."""
     card = check_card(folder, key, verb)
     saved = _read(folder / "config.yaml")
-    if fingerprint(saved) != card.get("fingerprint"):
+    if fingerprint(saved) not in (card.get("fingerprint"), *card.get("fingerprints", [])):
         raise UserError(
             f"{folder}/config.yaml is not what the run began with: put it back, or start a new run."
         )

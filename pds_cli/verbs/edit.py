@@ -41,7 +41,7 @@ DEFAULTS = {"guidance": 7.5, "source_guidance": None, "steps": 500, "lr": 0.02}
 
 def main(cfg: DictConfig) -> Path:
     """Runs an edit in its run folder; returns the path of the report."""
-    from pds_cli.runs.folder import RunFolder
+    from pds_cli.runs.folder import RunFolder, environment
     from pds_cli.runs.settings import fingerprint, resumed
 
     run = RunFolder(run_folder())
@@ -51,7 +51,8 @@ def main(cfg: DictConfig) -> Path:
     if cfg.resume:
         run.go_on(cfg, fingerprint(cfg))
     else:
-        run.begin(cfg, fingerprint(cfg))
+        facts = environment(str(edit.backbone.device), cfg.seed)
+        run.begin(cfg, fingerprint(cfg), environment={**facts, "choices": chosen(init=cfg.init)})
     try:
         return _edit(cfg, run, edit)
     except Exception as error:
@@ -208,13 +209,9 @@ def prepare(cfg: DictConfig, run: RunFolder) -> Edit:
 
 
 def _edit(cfg: DictConfig, run: RunFolder, edit: Edit) -> Path:
-    from pds_cli.runs.folder import environment
     from pds_cli.runs.loggers import begin_logger
     from pds_cli.runs.report import write_report
 
-    if not cfg.resume:
-        facts = environment(str(edit.backbone.device), cfg.seed)
-        run.write_json("environment.json", {**facts, "choices": chosen(init=cfg.init)})
     begin_logger(edit.logger)
     _fit(cfg, run, edit)
     trainer = edit.trainer

@@ -44,7 +44,6 @@ def main(cfg: DictConfig) -> Path:
     representation = load_result(cfg.run, cfg.device)
     run = RunFolder(run_folder())
     run.begin(cfg, keep=False)
-    adopt(run.path, Path(cfg.run))
     if cfg.format == "mesh":
         files, what = write_mesh(
             run.path,
@@ -71,6 +70,7 @@ def main(cfg: DictConfig) -> Path:
             run.path, representation, pictures=cfg.pictures, units=cfg.units
         )
     files.append(write_transform(run.path, representation, cfg.units))
+    adopt(run.path, Path(cfg.run))
     summary = {"verb": "export", "run": cfg.run, "format": cfg.format, "result": what}
     run.write_json("summary.json", {**summary, "status": "done"})
     print(f"{what}:")

@@ -52,8 +52,8 @@ def main(cfg: DictConfig) -> Path:
     if cfg.resume:
         run.go_on()
     else:
-        run.begin(cfg, fingerprint(cfg))
-        run.write_json("environment.json", environment(str(backbone.device), cfg.seed))
+        facts = environment(str(backbone.device), cfg.seed)
+        run.begin(cfg, fingerprint(cfg), environment=facts)
     return _train(cfg, run, backbone, pictures)
 
 

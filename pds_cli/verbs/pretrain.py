@@ -37,8 +37,7 @@ def main(cfg: DictConfig) -> Path:
     if cfg.resume:
         run.go_on()
     else:
-        run.begin(cfg, fingerprint(cfg))
-        run.write_json("environment.json", environment(str(device), cfg.seed))
+        run.begin(cfg, fingerprint(cfg), environment=environment(str(device), cfg.seed))
     begin_logger(logger)
     status, seconds, scores = pretrain(cfg, run, [logger])
     logger.close()

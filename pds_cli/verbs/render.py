@@ -38,8 +38,8 @@ def main(cfg: DictConfig) -> Path:
     )
     run = RunFolder(run_folder())
     run.begin(cfg, keep=False)
-    adopt(run.path, Path(cfg.run))
     films = write_renders(run.path, representation, cameras, fps=cfg.fps, depth=cfg.depth)
+    adopt(run.path, Path(cfg.run))
     summary = {"verb": "render", "run": cfg.run, "path": cfg.path, "frames": len(cameras)}
     run.write_json("summary.json", {**summary, "status": "done"})
     size = f"{cameras[0].width}×{cameras[0].height}"
