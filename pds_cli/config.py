@@ -753,6 +753,12 @@ def validate(verb: str, cfg: DictConfig) -> None:
     device = cfg.get("device")
     if device is not None and device not in DEVICES and not _is_cuda_index(device):
         raise UserError(f"device={device} is not a device: use auto, cpu, cuda or cuda:<number>.")
+    recommended = OmegaConf.select(cfg, "backbone.recommended")
+    if not isinstance(recommended, DictConfig | None):
+        raise UserError(
+            f"backbone.recommended={recommended} is no table such as {{steps: 300}}: leave it out, "
+            "or give single values as backbone.recommended.steps=300."
+        )
     _check_added(cfg, VERB_SCHEMAS[verb])
     for name, value, foreign in _leaves(cfg):
         check(name, value, foreign)

@@ -175,6 +175,7 @@ def test_other_keys_keep_hydras_grammar() -> None:
         ("loss.identity", float("nan")),
         ("loss.clip_norm", -2.0),
         ("optimizer.weight_decay", -0.1),
+        ("backbone.recommended", "much"),
     ],
 )
 def test_values_out_of_range_are_named(key: str, value: Any) -> None:

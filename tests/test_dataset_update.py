@@ -428,7 +428,7 @@ def test_a_yaml_of_ones_own_needs_only_the_options_of_the_docs_example() -> None
     page = (Path(__file__).parent.parent / "docs" / "refinement.md").read_text(encoding="utf-8")
     example = page.partition("```yaml\n")[2].partition("```")[0]
     node: Any = OmegaConf.to_container(OmegaConf.create(example))
-    node["editor"] = {"_target_": "pds_cli.editors.SDEdit"}
+    node["editor"] = {"_target_": "pds_cli.editors.sdedit.SDEdit"}
     optimizer = OmegaConf.to_container(config("sdedit").optimizer)
     cfg = OmegaConf.create(
         {"refine": node, "optimizer": optimizer, "seed": 0, "lr": 0.02, "allow_modules": []}

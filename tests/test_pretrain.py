@@ -186,7 +186,7 @@ def test_an_interrupted_run_makes_the_same_backbone(
         assert answer.code == 130
         assert "go on with: pds pretrain resume=" in answer.out
     else:
-        assert answer.code == 1
+        assert answer.code == 2 and "MemoryError" in answer.err  # in code of this file
     answer = pds("pretrain", "resume=run")
     assert answer.code == 0, answer.err
     assert weights("whole_backbone_2") == weights("whole_backbone")
@@ -201,7 +201,10 @@ def test_resume_refuses_other_settings_and_a_new_run_starts_anew(
     answer = pds("pretrain", "resume=run", "denoise.lr=1")
     assert answer.code == 2
     assert answer.err.startswith("pds pretrain: denoise.lr differs from the run in")
-    assert pretrain("out=run", "seed=5").code == 0
+    for words, said in [(["out=run"], "out=run"), (["out=other"], "into=made/backbone")]:
+        refused = pretrain(*words, "seed=5")
+        assert refused.code == 2 and said in refused.err and "overwrite=true" in refused.err
+    assert pretrain("out=run", "seed=5", "overwrite=true").code == 0
     assert len(records("run")) == 13, "the first run's lines are gone"
 
 
@@ -244,14 +247,14 @@ def test_pairs_make_a_model_that_edits_by_instruction(
     assert plain.code == 2 and "editor=instruct_pix2pix editor.model=" in plain.err
     assert "editor=instruct_pix2pix editor.model=" in answer.out
     write_folder(tmp_path / "plain", 3)
-    missing = pretrain("data.pairs=true", "data.folder=plain", "out=missing")
+    missing = pretrain("data.pairs=true", "data.folder=plain", "out=missing", "into=made/other")
     assert missing.code == 2 and "needs a source of each picture" in missing.err
     # Training may begin with a backbone that sees no source, or with one that does.
     for number, init in enumerate(["made/plain", "made/backbone"]):
         if not Path(init).exists():
             assert pretrain("data.folder=pairs", "into=made/plain", f"out=p{number}",
                             "data.toybox=false", "stages=[denoise]").code == 0  # fmt: skip
-        more = [f"init={init}", "into=made/again", f"out=again{number}"]
+        more = [f"init={init}", f"into=made/again{number}", f"out=again{number}"]
         assert pretrain(*words, *more).code == 0
 
 
@@ -406,6 +409,8 @@ def test_a_folder_without_captions(tmp_path: Path, content: bytes | None) -> Non
         (["stages=[]"], "choose from"),
         (["stages=[probe]"], "leave `probe` out of stages"),
         (["size=20"], "size=20 does not divide by 8"),
+        (["model.autoencoder.width=pds_plus"], "model.* describes no backbone"),
+        (["model.unet.norm_num_groups=7"], "model.* describes no backbone"),
         (["data.folder=none"], "none/captions.jsonl is missing"),
         (["into=file/x"], "cannot"),
         (["device=cuda:7"], "no CUDA"),

@@ -88,8 +88,18 @@ def build_components(
         image_inputs: 2 for a UNet that looks at a source beside the noisy image.
 
     Raises:
-        UserError: where the sizes do not fit each other.
+        UserError: where the sizes do not fit each other, or are no sizes.
     """
+    try:
+        return _components(model, size, captions, image_inputs)
+    except (TypeError, ValueError, LookupError, ArithmeticError, RuntimeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"model.* describes no backbone that can be built: {reason}") from error
+
+
+def _components(
+    model: Mapping[str, Any], size: int, captions: Iterable[str], image_inputs: int
+) -> Components:
     from diffusers import UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
