@@ -753,6 +753,9 @@ def validate(verb: str, cfg: DictConfig) -> None:
     device = cfg.get("device")
     if device is not None and device not in DEVICES and not _is_cuda_index(device):
         raise UserError(f"device={device} is not a device: use auto, cpu, cuda or cuda:<number>.")
+    for key in ("allow_modules", "runs", "collect", "stages"):
+        if key in cfg and not OmegaConf.is_missing(cfg, key):
+            _check_texts(key, cfg[key])
     recommended = OmegaConf.select(cfg, "backbone.recommended")
     if not isinstance(recommended, DictConfig | None):
         raise UserError(
@@ -762,6 +765,12 @@ def validate(verb: str, cfg: DictConfig) -> None:
     _check_added(cfg, VERB_SCHEMAS[verb])
     for name, value, foreign in _leaves(cfg):
         check(name, value, foreign)
+
+
+def _check_texts(key: str, value: Any) -> None:
+    """Refuses what is no list of texts; an interpolation may have brought anything."""
+    if not isinstance(value, ListConfig) or not all(isinstance(text, str) for text in value):
+        raise UserError(f"{key}={value} is no list of texts such as [a,b].")
 
 
 def _check_added(node: DictConfig, schema: type | None, prefix: str = "") -> None:

@@ -92,8 +92,12 @@ def check_recipe(cfg: DictConfig) -> None:
             be written, or no backbone at `init`.
     """
     check_stages(cfg.stages)
-    if cfg.init:
-        folder_of(cfg.init)
+    if cfg.init and not (folder_of(cfg.init) / "model_index.json").is_file():
+        raise UserError(
+            f"init={cfg.init} holds no backbone: give a folder that pds pretrain wrote."
+        )
+    model: Any = OmegaConf.to_container(cfg.model, resolve=True)
+    build_components(model, cfg.size, ["a"])  # sizes that fit nothing, before pictures are drawn
     into = Path(cfg.into)
     further = cfg.init is not None and Path(cfg.init).resolve() == into.resolve()
     kept = "denoise" not in cfg.stages or further or cfg.get("resume") is not None
@@ -311,9 +315,15 @@ class Recipe:
 
 
 def pretrain(
-    cfg: DictConfig, run: RunFolder, loggers: Sequence[Any] = ()
+    cfg: DictConfig,
+    run: RunFolder,
+    loggers: Sequence[Any] = (),
+    begin: Callable[[], None] = lambda: None,
 ) -> tuple[str, float, dict[str, float]]:
-    """Runs the recipe in a run folder, going on from its checkpoint where there is one.
+    """Runs the recipe in a run folder; one that is resumed goes on from its checkpoint.
+
+    Args:
+        begin: called when the data are there and everything is built, before the first step.
 
     Returns:
         (`done` or `stopped`, seconds of training, held-out scores).
@@ -330,7 +340,11 @@ def pretrain(
         fingerprint=fingerprint(cfg),
         loggers=loggers,
     )
-    if run.checkpoint.exists():
+    goes_on = bool(cfg.get("resume")) and run.checkpoint.is_file()
+    if goes_on:
+        trainer.resume(rewind=False)  # a checkpoint that does not fit is refused first
+    begin()
+    if goes_on:
         trainer.resume()
     else:
         run.restart()

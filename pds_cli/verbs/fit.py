@@ -7,6 +7,7 @@ which `pds render` and `pds export` read. The fit is kept in `representation.fit
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,8 +51,10 @@ def main(cfg: DictConfig) -> Path:
     if cfg.resume:
         run.go_on()
     else:
-        run.begin(cfg, fingerprint(cfg))
-    run.write_json("environment.json", environment(str(representation.device), cfg.seed))
+        facts = environment(str(representation.device), cfg.seed)
+        run.begin(
+            cfg, fingerprint(cfg), environment={**facts, "choices": {"scene": choice("scene")}}
+        )
     done = ensure_fit(
         scene,
         representation,
@@ -82,6 +85,15 @@ class _Device:
         raise UserError(NO_FIT)
 
 
+def _scene(run: RunFolder) -> str:
+    """The scene's option, of the command line that started the run."""
+    from pds_cli.reading import read_json
+
+    with suppress(UserError, LookupError, TypeError):
+        return str(read_json(run.path / "environment.json")["choices"]["scene"])
+    return choice("scene")
+
+
 def _finish(cfg: DictConfig, run: RunFolder, scene: Scene, representation: Representation) -> None:
     """Measures held-out views, and writes renders, exports and the summary."""
     from pds_cli.fitting import measure
@@ -96,7 +108,7 @@ def _finish(cfg: DictConfig, run: RunFolder, scene: Scene, representation: Repre
         "summary.json",
         {
             "verb": "fit",
-            "scene": choice("scene"),
+            "scene": _scene(run),
             "source_prompt": cfg.source or "",
             "seconds": seconds,
             "steps": representation.fit_settings.steps if representation.fit_settings else 0,

@@ -16,7 +16,7 @@ def main(cfg: DictConfig) -> Path:
     """Runs the recipe; returns the backbone folder."""
     from pds_cli.backbones.base import resolve_device
     from pds_cli.instantiate import instantiate
-    from pds_cli.pretraining.recipe import check_recipe, pretrain
+    from pds_cli.pretraining.recipe import pretrain
     from pds_cli.runs.folder import RunFolder, environment
     from pds_cli.runs.loggers import begin_logger
     from pds_cli.runs.report import write_report
@@ -26,7 +26,6 @@ def main(cfg: DictConfig) -> Path:
     if cfg.resume:
         cfg = resumed(CONFIG, cfg, cfg, run)
     device = resolve_device(cfg.device)
-    check_recipe(cfg)
     logger = instantiate(
         "logger",
         cfg.logger,
@@ -34,12 +33,15 @@ def main(cfg: DictConfig) -> Path:
         config=OmegaConf.to_container(cfg, resolve=True),
         allow_modules=list(cfg.allow_modules),
     )
-    if cfg.resume:
-        run.go_on()
-    else:
-        run.begin(cfg, fingerprint(cfg), environment=environment(str(device), cfg.seed))
-    begin_logger(logger)
-    status, seconds, scores = pretrain(cfg, run, [logger])
+
+    def begin() -> None:
+        if cfg.resume:
+            run.go_on()
+        else:
+            run.begin(cfg, fingerprint(cfg), environment=environment(str(device), cfg.seed))
+        begin_logger(logger)
+
+    status, seconds, scores = pretrain(cfg, run, [logger], begin)
     logger.close()
     summary = {"verb": "pretrain", "seconds": seconds, "status": status, "metrics": scores}
     run.write_json("summary.json", {**summary, "stages": list(cfg.stages)})
