@@ -250,7 +250,6 @@ def test_without_cameras_there_is_a_sentence(tmp_path: Path) -> None:
 
 
 def test_renders_are_pictures_depth_and_films(tmp_path: Path) -> None:
-    (tmp_path / "rgb_0009.png").write_bytes(b"of an earlier, longer path")
     cameras = camera_path("turntable", ring(4, 24), frames=4)
     films = write_renders(tmp_path, SoftBall(), cameras, fps=10)
     names = {path.name for path in tmp_path.iterdir()}
@@ -262,8 +261,9 @@ def test_renders_are_pictures_depth_and_films(tmp_path: Path) -> None:
         depth = np.asarray(file).astype(int)
     assert not depth[0].any(), "black where nothing is"
     assert depth[12, 12].sum() > depth[12, 8].sum() > 0, "the ball's middle is nearest"
-    write_renders(tmp_path, SoftBall(), cameras[:2], fps=10, depth=False)
-    assert {path.name for path in tmp_path.iterdir()} == {
+    other = tmp_path / "other"
+    write_renders(other, SoftBall(), cameras[:2], fps=10, depth=False)
+    assert {path.name for path in other.iterdir()} == {
         "rgb_0000.png", "rgb_0001.png", "video.mp4", "video.gif"
     }  # fmt: skip
 

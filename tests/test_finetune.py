@@ -75,7 +75,7 @@ def test_a_subject_is_learnt(
         *("backbone.model=run/backbone", "steps=1", "out=edited"),
     )
     assert edited.code == 0, edited.err
-    assert "sks" not in edited.err
+    assert "never saw the word" not in edited.err
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])

@@ -145,8 +145,11 @@ def test_the_same_words_make_the_same_pictures(pds: Callable[..., Answer], run: 
 def test_a_shorter_path_leaves_nothing_of_a_longer_one(
     pds: Callable[..., Answer], run: Path
 ) -> None:
-    for frames in (4, 2):
-        assert pds("render", f"run={run}", f"frames={frames}", "device=cpu").code == 0
+    words = ["render", f"run={run}", "device=cpu"]
+    assert pds(*words, "frames=4").code == 0
+    refused = pds(*words, "frames=2")
+    assert refused.code == 2 and "overwrite=true" in refused.err
+    assert pds(*words, "frames=2", "overwrite=true").code == 0
     folder = run / "renders_turntable"
     assert len(list(folder.glob("*.png"))) == 4
     assert len(film(folder / "video.mp4")) == 2

@@ -335,8 +335,14 @@ sys.exit(main(["sample", "prompt=x", "out=run"]))
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_outside_the_trainer_end_with_130(tmp_path: Path, number: signal.Signals) -> None:
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    # Whoever runs the tests in the background may have them ignore Ctrl-C.
     process = subprocess.Popen(
-        [sys.executable, "-c", SIGNALLED], cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", SIGNALLED],
+        cwd=tmp_path,
+        env=env,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while not (tmp_path / "reached").exists():
         assert process.poll() is None
@@ -348,7 +354,10 @@ def test_signals_outside_the_trainer_end_with_130(tmp_path: Path, number: signal
 
 
 def test_a_film_that_a_signal_breaks_is_no_failure(
-    pds: Callable[..., Answer], verb: Callable, monkeypatch: pytest.MonkeyPatch
+    pds: Callable[..., Answer],
+    verb: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
     """ffmpeg dies of the Ctrl-C first, so what arrives may be its broken pipe."""
     import pds_cli.video as video
@@ -360,6 +369,8 @@ def test_a_film_that_a_signal_breaks_is_no_failure(
             raise BrokenPipeError("ffmpeg is gone") from None
 
     monkeypatch.setattr(video, "_encode", encode)
+    ours = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, ours))
     body = "import torch\nfrom pathlib import Path\nfrom pds_cli.video import write_video\n"
     body += "write_video(Path('film'), [torch.zeros(3, 8, 8)] * 2, 10.0)\n"
     verb("fake", body)
