@@ -195,5 +195,7 @@ def test_what_is_not_our_own_in_the_folder_stays(pds: Callable[..., Answer], run
     mine = ["video.mov", "rgb_holiday.png", "depth_notes.png"]
     for name in mine:
         (folder / name).write_text("mine")
-    assert pds("render", f"run={run}", "frames=1", "device=cpu", "out=mine").code == 0
+    refused = pds("render", f"run={run}", "frames=1", "device=cpu", "out=mine")
+    assert refused.code == 2 and "no run of pds" in refused.err
+    assert {path.name for path in folder.iterdir()} == set(mine)
     assert all((folder / name).read_text() == "mine" for name in mine)
