@@ -50,7 +50,7 @@ def test_damaged_numbers_of_the_dial_are_named(
 ) -> None:
     (tmp_path / "frontier.json").write_text("{", encoding="utf-8")
     assert run(frontier.main, [str(tmp_path / "outputs"), str(tmp_path)]) == 2
-    assert "frontier.json cannot be read" in capsys.readouterr().err
+    assert "frontier.json is not a JSON file" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["frontier.json"]
 
 
