@@ -52,12 +52,12 @@ def test_cameras_come_back_to_where_the_photos_were_taken(
     run = run_of(folder, tmp_path / "run")
     wanted = origin.poses(torch.stack(poses).double())
     for units in ("capture", "scene"):
-        words = [f"run={run}", "format=cameras", f"units={units}", f"out={units}"]
+        words = [f"run={run}", "format=cameras", f"units={units}", f"out=in_{units}"]
         assert pds("export", *words).code == 0
-        frames = read(Path(units) / "transforms.json")["frames"]
+        frames = read(Path(f"in_{units}") / "transforms.json")["frames"]
         named = {frame["file_path"]: torch.tensor(frame["transform_matrix"]) for frame in frames}
         found = torch.stack([named[f"images/{i}.png"][:3] for i in range(6)]).double()
-        beside = Similarity.from_dict(read(Path(units) / "dataparser_transforms.json"))
+        beside = Similarity.from_dict(read(Path(f"in_{units}") / "dataparser_transforms.json"))
         scale = float(wanted[:, :, 3].abs().max())
         # The file beside takes the photos' own poses to those that are written.
         assert torch.allclose(found, beside.poses(wanted), atol=1e-5 * scale)
@@ -69,7 +69,7 @@ def test_cameras_come_back_to_where_the_photos_were_taken(
     # As a path both are the same cameras, and the scene's file leads back to the capture.
     rendered = []
     for units in ("capture", "scene"):
-        path = Path(units) / "cameras.json"
+        path = Path(f"in_{units}") / "cameras.json"
         assert pds("render", f"run={run}", f"path={path}", "size=8", f"out=r_{units}").code == 0
         with Image.open(f"r_{units}/rgb_0003.png") as file:
             rendered.append(np.asarray(file).astype(int))

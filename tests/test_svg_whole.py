@@ -591,14 +591,12 @@ def test_numbers_that_make_no_sense_leave_a_picture(element: str) -> None:
     [
         ("a" * 5000 + ".svg", "can not be read"),
         ("~nobody-of-that-name/a.svg", "can not be read"),
-        ("thin.svg", "256×3 pixels large with scene.size=256"),
     ],
 )
-def test_files_that_are_none_and_pictures_that_are_too_thin(
+def test_files_that_are_none(
     name: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("thin.svg").write_text(page(P, 'viewBox="0 0 900 9"'))
     with pytest.raises(UserError, match=reason):
         SVGScene(name, "a thing")
 

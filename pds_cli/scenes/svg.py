@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 
 from pds_cli.errors import UserError
-from pds_cli.metrics.ssim import WINDOW
 from pds_cli.representations.svg.drawing import Drawing, read_drawing
 from pds_cli.scenes.base import Scene, View
 
@@ -55,12 +54,6 @@ class SVGScene(Scene):
         self.source_prompt = said
         if not self.drawing.shapes:
             raise UserError(f"{path} draws nothing that can be edited: it has no filled shapes")
-        width, height = self.drawing.pixels(size)
-        if min(width, height) < WINDOW:
-            raise UserError(
-                f"{path} is {width}×{height} pixels large with scene.size={size}; results are "
-                f"compared from {WINDOW}×{WINDOW} on: enlarge scene.size, or the drawing"
-            )
         warnings = self.drawing.warnings
         more = len(warnings) - _MOST_SAID
         rest = [f"and {more} things more"] if more > 0 else []
