@@ -1063,14 +1063,12 @@ def method_of(loss: str, editor: str) -> str:
 
 def scene_name(init: str | None, scene: str) -> str:
     """The scene's name for folders: the chosen option, or that of the run that `init` names."""
-    from pds_cli.reading import read_json
+    from pds_cli.runs.ownership import choices_of
 
     if init is None:
         return scene
-    try:
-        return Path(str(read_json(Path(init) / "environment.json")["choices"]["scene"])).name
-    except (UserError, LookupError, TypeError):
-        return "init"  # what is wrong with it is said when it is used
+    # What is wrong with it is said when it is used.
+    return Path(str(choices_of(init).get("scene", "init"))).name
 
 
 def said_source(text: str, *, _root_: DictConfig) -> str:

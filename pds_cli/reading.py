@@ -10,6 +10,7 @@ import json
 import math
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +39,7 @@ def read_json(path: str | os.PathLike[str], limit: int = MAX_BYTES) -> Any:
     Raises:
         UserError: see `read_text`; or it is not JSON, or nested too deeply.
     """
-    text = read_text(path, limit)
-    try:
-        return parse_json(text)
-    except ValueError as error:
-        raise UserError(f"{path} is not a JSON file that can be read: {error}") from error
+    return _parsed(path, limit, parse_json, "JSON")
 
 
 def read_yaml(path: str | os.PathLike[str], limit: int = MAX_YAML_BYTES) -> Any:
@@ -51,11 +48,26 @@ def read_yaml(path: str | os.PathLike[str], limit: int = MAX_YAML_BYTES) -> Any:
     Raises:
         UserError: see `read_text` and `parse_yaml`.
     """
+    return _parsed(path, limit, parse_yaml, "YAML")
+
+
+def read_object(path: str | os.PathLike[str], limit: int = MAX_BYTES) -> dict[str, Any]:
+    """The object in a JSON file; empty where there is none that can be read."""
+    try:
+        found = read_json(path, limit)
+    except UserError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _parsed(
+    path: str | os.PathLike[str], limit: int, parse: Callable[[str], Any], kind: str
+) -> Any:
     text = read_text(path, limit)
     try:
-        return parse_yaml(text)
+        return parse(text)
     except ValueError as error:
-        raise UserError(f"{path} is not a YAML file that can be read: {error}") from error
+        raise UserError(f"{path} is not a {kind} file that can be read: {error}") from error
 
 
 def read_bytes(path: str | os.PathLike[str], limit: int = MAX_BYTES) -> bytes:

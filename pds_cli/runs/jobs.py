@@ -13,7 +13,7 @@ from typing import Any
 from pds_cli.catalogue import did_you_mean
 from pds_cli.errors import UserError
 from pds_cli.overrides import quote_free_text
-from pds_cli.reading import read_json
+from pds_cli.reading import read_object
 from pds_cli.runs.folder import RunFolder, megabytes
 from pds_cli.runs.ownership import Claim, adopt, card_of, owns
 
@@ -50,18 +50,18 @@ def edit_job(words: Sequence[str], run: RunFolder) -> dict[str, float]:
     Raises:
         UserError: the job failed, or was killed.
     """
-    card, summary = card_of(run.path), _read(run.path / "summary.json")
+    card, summary = card_of(run.path), read_object(run.path / "summary.json")
     same = card is not None and card.get("verb") == "edit" and _words(card) == _quoted(words)
     if not (same and summary.get("status") == "done"):
         if Claim.current:
             adopt(run.path, Claim.current[-1].folder)
         start = [*words, f"out={run.path}", *(["overwrite=true"] if card else [])]
         memory = _run([f"resume={run.path}"] if same else start, run.path)
-        before = float(_read(run.path / JOB_FILE).get("memory_mb", 0.0)) if same else 0.0
+        before = float(read_object(run.path / JOB_FILE).get("memory_mb", 0.0)) if same else 0.0
         run.write_json(JOB_FILE, {"memory_mb": max(before, memory)})
         adopt(run.path / JOB_FILE, run.path)
-        summary = _read(run.path / "summary.json")
-    memory = float(_read(run.path / JOB_FILE).get("memory_mb", 0.0))
+        summary = read_object(run.path / "summary.json")
+    memory = float(read_object(run.path / JOB_FILE).get("memory_mb", 0.0))
     return {"seconds": float(summary.get("seconds", 0.0)), "memory_mb": memory}
 
 
@@ -99,11 +99,3 @@ def _run(words: Sequence[str], folder: Path) -> float:
         last = log.read_text(encoding="utf-8", errors="replace").strip().split("\n")[-1]
         raise UserError(f"pds edit {' '.join(words)} failed; {log} ends with: {last}")
     return megabytes(usage.ru_maxrss)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = read_json(path)
-    except UserError:
-        return {}
-    return found if isinstance(found, dict) else {}

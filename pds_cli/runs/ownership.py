@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 from pds_cli import __version__
 from pds_cli.errors import UserError
 from pds_cli.files import unfinished, watchers, write_text
+from pds_cli.reading import read_object
 
 CARD = "run.json"
 FORMAT = 1  # raise it when run folders of before can no longer be read
@@ -55,12 +56,14 @@ def is_free(folder: Path) -> bool:
 
 def card_of(folder: Path | str) -> dict[str, Any] | None:
     """What `run.json` in a folder says; None where there is none that can be read."""
-    try:
-        with (Path(folder) / CARD).open("rb") as file:
-            card = json.loads(file.read(1 << 20))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return card if isinstance(card, dict) and isinstance(card.get("verb"), str) else None
+    card = read_object(Path(folder) / CARD, 2**20)
+    return card if isinstance(card.get("verb"), str) else None
+
+
+def choices_of(folder: Path | str) -> dict[str, Any]:
+    """The options of config groups that a run was started with, as far as its folder says."""
+    choices = read_object(Path(folder) / "environment.json").get("choices")
+    return choices if isinstance(choices, dict) else {}
 
 
 def check_card(folder: Path | str, key: str, verb: str | None = None) -> dict[str, Any]:
@@ -287,7 +290,7 @@ def _lines(path: Path) -> list[str]:
         text = path.read_text(encoding="utf-8", errors="surrogateescape")
     except OSError:
         return []
-    return [line.replace("\\n", "\n") for line in text.splitlines() if line]
+    return [line.replace("\\n", "\n") for line in text.split("\n") if line]
 
 
 def remove_listed(folder: Path) -> list[str]:
@@ -340,8 +343,4 @@ def write_outcome(folder: Path, outcome: Mapping[str, Any]) -> None:
 
 def read_outcome(folder: Path) -> dict[str, Any]:
     """How a job of a sweep ended; empty where nothing says so."""
-    try:
-        found = json.loads((folder / OUTCOME).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    return read_object(folder / OUTCOME)

@@ -20,7 +20,7 @@ from pds_cli.errors import UserError
 from pds_cli.files import write_text
 from pds_cli.instantiate import check_target, resolve_config
 from pds_cli.interrupts import raise_if_seen
-from pds_cli.reading import read_json
+from pds_cli.runs.ownership import choices_of
 from pds_cli.unused import DATASET_UPDATE, remarks
 
 if TYPE_CHECKING:
@@ -78,9 +78,8 @@ def chosen(run: Path | None = None, init: str | None = None) -> dict[str, str]:
 
     init: a run whose scene, representation and backbone are taken over, where none are given.
     """
-    if run is not None:
-        with suppress(UserError, ValueError, KeyError, TypeError):
-            return dict(read_json(run / "environment.json")["choices"])
+    if run is not None and (started_with := choices_of(run)):
+        return started_with
     now = {**{group: choice(group) for group in GROUPS}, "loss": method_of(*map(choice, METHOD))}
     if init is not None:
         brought = chosen(Path(init))

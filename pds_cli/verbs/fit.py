@@ -7,7 +7,6 @@ which `pds render` and `pds export` read. The fit is kept in `representation.fit
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,19 +84,11 @@ class _Device:
         raise UserError(NO_FIT)
 
 
-def _scene(run: RunFolder) -> str:
-    """The scene's option, of the command line that started the run."""
-    from pds_cli.reading import read_json
-
-    with suppress(UserError, LookupError, TypeError):
-        return str(read_json(run.path / "environment.json")["choices"]["scene"])
-    return choice("scene")
-
-
 def _finish(cfg: DictConfig, run: RunFolder, scene: Scene, representation: Representation) -> None:
     """Measures held-out views, and writes renders, exports and the summary."""
     from pds_cli.fitting import measure
     from pds_cli.outcome import save_views, seconds_of
+    from pds_cli.runs.ownership import choices_of
 
     views = scene.eval_views or scene.views
     metrics = measure(representation, views)
@@ -108,7 +99,8 @@ def _finish(cfg: DictConfig, run: RunFolder, scene: Scene, representation: Repre
         "summary.json",
         {
             "verb": "fit",
-            "scene": _scene(run),
+            # Of the command line that started the run.
+            "scene": str(choices_of(run.path).get("scene", choice("scene"))),
             "source_prompt": cfg.source or "",
             "seconds": seconds,
             "steps": representation.fit_settings.steps if representation.fit_settings else 0,
