@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from pds_cli.config import result_of
+from pds_cli.config import given_groups, result_of
 from pds_cli.errors import UserError
 from pds_cli.instantiate import escape_text, literal_config
 
@@ -23,7 +22,7 @@ FLAT = {
 }
 
 
-def begin_at(cfg: DictConfig, words: Sequence[str]) -> set[str]:
+def begin_at(cfg: DictConfig) -> None:
     """Puts the result of the run `cfg.init` in place of the scene, and takes over its parts.
 
     The representation and the backbone are that run's, unless the command line names its own; the
@@ -31,10 +30,6 @@ def begin_at(cfg: DictConfig, words: Sequence[str]) -> set[str]:
 
     Args:
         cfg: of the edit; changed in place.
-        words: of the command line.
-
-    Returns:
-        The groups that were taken over.
 
     Raises:
         UserError: the folder is no finished edit of this version, what it holds may not be built,
@@ -44,20 +39,18 @@ def begin_at(cfg: DictConfig, words: Sequence[str]) -> set[str]:
 
     folder = Path(cfg.init)
     saved = saved_settings("edit", cfg.init, list(cfg.allow_modules), "init")
-    given = {word.lstrip("+~").partition("=")[0].split(".")[0].split("@")[0] for word in words}
+    given = given_groups()
     if "scene" in given or cfg.fit is not None:
         raise UserError(
             f"init={cfg.init} brings its own scene and result: leave out scene=… and fit=…"
         )
     prompt = cfg.source if cfg.source is not None else saved.prompt + saved.suffix
-    taken = {group for group in ("representation", "backbone") if group not in given}
     with open_dict(cfg):
-        for group in taken:
+        for group in {"representation", "backbone"} - given:
             cfg[group] = saved[group]
         if "device" in cfg.backbone:
             cfg.backbone.device = cfg.device
         cfg.scene = _scene(folder, saved, prompt)
-    return {*taken, "scene"}
 
 
 def _scene(folder: Path, saved: DictConfig, prompt: str) -> DictConfig:

@@ -41,7 +41,7 @@ from pds_cli.config import (
     sweep_words,
     validate,
 )
-from pds_cli.errors import UserError
+from pds_cli.errors import UserError, first_line
 from pds_cli.explain import explain, one_line
 from pds_cli.files import write_text
 from pds_cli.interrupts import as_keyboard_interrupt, raise_if_seen
@@ -369,7 +369,7 @@ def _sentence(error: Exception, job: Job, line: CommandLine, composing: bool = F
     """The sentence for an error of the job, or of Hydra while it read the command line."""
     text = explain(error, job.config, line.overrides, line.config_dirs)
     if text is None and composing and isinstance(error, _OF_WORDS):
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        first = first_line(error).rstrip(".")
         words = shown(" ".join([*line.overrides, *line.flags]), 300)
         return f"cannot make a config from {words}: {first}."
     return text

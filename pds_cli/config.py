@@ -920,7 +920,7 @@ def sweep_folder(
 
 def sweep_words(words: Sequence[str]) -> list[str]:
     """The words of a sweep, without those that change no result."""
-    return [word for word in words if word.lstrip("+").partition("=")[0] not in FREE]
+    return [word for word in words if key_of(word) not in FREE]
 
 
 def _check_named(out: str) -> None:
@@ -1046,6 +1046,20 @@ def overrides() -> list[str]:
     from hydra.core.hydra_config import HydraConfig
 
     return [str(word) for word in HydraConfig.get().overrides.task]
+
+
+def key_of(word: str) -> str:
+    """The dotted key that a word of the command line is about.
+
+    >>> key_of("+loss.identity=2"), key_of("~editor"), key_of("hydra/launcher=joblib")
+    ('loss.identity', 'editor', 'hydra.launcher')
+    """
+    return word.partition("=")[0].lstrip("+~").partition("@")[0].replace("/", ".")
+
+
+def given_groups() -> set[str]:
+    """The keys at the top that the command line is about, in the job that runs now."""
+    return {key_of(word).partition(".")[0] for word in overrides()}
 
 
 def method_of(loss: str, editor: str) -> str:

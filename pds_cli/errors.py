@@ -13,6 +13,11 @@ class UserError(Exception):
     """
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its kind where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def check_choice(key: str, value: str, choices: Iterable[str]) -> None:
     """UserError unless `value` is one of `choices`; `key` is what the user calls the option."""
     choices = list(choices)

@@ -32,7 +32,7 @@ from omegaconf.errors import (
 
 from pds_cli.catalogue import catalogue, did_you_mean
 from pds_cli.config import conf_dir
-from pds_cli.errors import UserError
+from pds_cli.errors import UserError, first_line
 from pds_cli.ranges import shown
 
 _WORDS = {
@@ -292,7 +292,7 @@ def user_error(error: BaseException | None) -> UserError | None:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".") + "."
+    return first_line(error).rstrip(".") + "."
 
 
 def _missing_option(error: MissingConfigException, line: Line) -> str:

@@ -87,7 +87,7 @@ def checked_node(
     if not plain.get("_recursive_", True):
         return found, options
     for target in _targets(options):
-        if not _within(found.__module__, allow_modules):
+        if not within(found.__module__, allow_modules):
             raise UserError(
                 f"_target_: {target} is refused inside {plain['_target_']}: only a class of your "
                 "own, of a module in allow_modules, may be given built objects."
@@ -108,8 +108,8 @@ def check_target(kind: str | Sequence[str], target: Any, allow_modules: Sequence
         found = _locate(target, parts)
         assert inspect.isclass(found), target
         return found
-    optimiser = "optimizer" in kinds and _within(target, [_OPTIMISERS])
-    if not optimiser and not _within(target, allow_modules):
+    optimiser = "optimizer" in kinds and within(target, [_OPTIMISERS])
+    if not optimiser and not within(target, allow_modules):
         raise _refusal(kinds, target)
     allowed = [*allow_modules, *([_OPTIMISERS] if optimiser else [])]
     return _contracted(kinds, target, _allowed_class(target, parts, allowed))
@@ -131,7 +131,7 @@ def _check_nested(target: Any, allow_modules: Sequence[str]) -> type:
         found = _locate(target, parts)
         assert inspect.isclass(found), target
         return found
-    if not _within(target, allow_modules):
+    if not within(target, allow_modules):
         raise _refusal(list(CONTRACTS), target)
     return _allowed_class(target, parts, allow_modules)
 
@@ -141,7 +141,7 @@ def _allowed_class(target: str, parts: list[str], allowed: Sequence[str]) -> typ
     found = _locate(target, parts)
     if not inspect.isclass(found):
         raise UserError(f"_target_: {target} is not a class: only classes are built from config.")
-    if not _within(found.__module__, allowed):
+    if not within(found.__module__, allowed):
         raise UserError(
             f"_target_: {target} is refused (it lives in {found.__module__}): name it there, and "
             f"allow a module that you trust with allow_modules=[{found.__module__}]."
@@ -175,7 +175,7 @@ def _refusal(kinds: Sequence[str], target: str) -> UserError:
     other = [kind for kind in CONTRACTS if target in shipped_targets(kind)]
     if other:
         return UserError(f"_target_: {target} is refused: it is a {other[0]}, not a {what}.")
-    if _within(target, ["pds_cli", "torch"]):
+    if within(target, ["pds_cli", "torch"]):
         return UserError(
             f"_target_: {target} is refused: it is no {what} of pds; pds list {kinds[0]} shows "
             "what there is."
@@ -196,7 +196,7 @@ def _built(value: Any, allow_modules: Sequence[str]) -> Any:
     return [_built(each, allow_modules) for each in value] if isinstance(value, list) else value
 
 
-def _within(path: str, prefixes: Sequence[str]) -> bool:
+def within(path: str, prefixes: Sequence[str]) -> bool:
     """Whether a prefix matches at a dot."""
     return any(path == prefix or path.startswith(f"{prefix}.") for prefix in prefixes)
 

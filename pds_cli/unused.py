@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 from omegaconf import DictConfig, OmegaConf
 
+from pds_cli.instantiate import within
+
 DATASET_UPDATE = "pds_cli.dataset_update.DatasetUpdateObjective"
 # Modules of losses that have no source branch, so no ω of one.
 NO_SOURCE = ("sds", "csd", "nfsd", "sds_bridge", "ism", "sdi", "vsd")
@@ -42,15 +44,11 @@ def remarks(cfg: DictConfig, words: Sequence[str], chosen: Callable[[str], str])
     else:
         who = f"loss={chosen('loss')}"
         for key in (*_ignored_by_loss(cfg), *_others(cfg)):
-            for word in (word for name, word in given.items() if _within(name, key)):
+            for word in (word for name, word in given.items() if within(name, [key])):
                 if word == "turntable=0":
                     continue  # for scripts that edit all kinds of scenes
                 yield f"{_because(cfg, key) or who} looks at no {word}{_instead(cfg, key)}"
     yield from _without_a_prompt(cfg, given)
-
-
-def _within(name: str, key: str) -> bool:
-    return name == key or name.startswith(f"{key}.")
 
 
 def _beside_an_editor(cfg: DictConfig, given: dict[str, str], who: str) -> Iterator[str]:
@@ -60,7 +58,7 @@ def _beside_an_editor(cfg: DictConfig, given: dict[str, str], who: str) -> Itera
             yield f"{who} looks at no {key}={cfg[key]}{own}"
     for key in ("loss", *_STEPPING):
         yield from (
-            f"{who} looks at no {word}" for name, word in given.items() if _within(name, key)
+            f"{who} looks at no {word}" for name, word in given.items() if within(name, [key])
         )
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pds_cli.errors import UserError
+from pds_cli.errors import UserError, first_line
 from pds_cli.files import atomic_path
 from pds_cli.interrupts import raise_if_seen
 
@@ -65,10 +65,9 @@ def write_mp4(path: Path | str, frames: Sequence[Any], fps: float) -> Path:
         try:
             _encode(temporary, itertools.chain([first], pixels), first.shape, fps)
         except (ImportError, RuntimeError, OSError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise FfmpegError(
-                f"{path} cannot be made by ffmpeg ({reason}): pip install 'imageio[ffmpeg]' "
-                "brings one, and the disk must have space left"
+                f"{path} cannot be made by ffmpeg ({first_line(error)}): pip install "
+                "'imageio[ffmpeg]' brings one, and the disk must have space left"
             ) from error
     return Path(path)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pds_cli.errors import UserError
+from pds_cli.errors import UserError, first_line
 from pds_cli.reading import read_json
 
 PROBE_SECONDS = 5.0
@@ -268,7 +268,7 @@ def _download(hub_id: str, revision: str | None, variant: str | None) -> Path:
     except Exception as error:  # the client's errors differ between versions and transports
         raise UserError(
             f"{hub_id} is not on this machine and could not be fetched "
-            f"({_first_line(error)}): where there is network run "
+            f"({first_line(error)[:160]}): where there is network run "
             f"{_download_command(hub_id, variant)}"
         ) from error
 
@@ -284,8 +284,3 @@ def needed_files(names: Iterable[str], variant: str | None) -> list[str]:
         chosen += [f"{component}/{n}" for n in inside if n == "config.json"]
         chosen += [f"{component}/{n}" for n in (weights[1] if weights else [])]
     return chosen
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return text[0][:160] if text else type(error).__name__

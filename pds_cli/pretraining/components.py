@@ -16,7 +16,7 @@ from torch import Tensor
 from pds_cli.backbones.embedded import folder_of, load_parts, quiet_loading, words_of
 from pds_cli.backbones.patch_autoencoder import PatchAutoencoder
 from pds_cli.config import check_writable
-from pds_cli.errors import UserError
+from pds_cli.errors import UserError, first_line
 from pds_cli.files import write_text
 from pds_cli.runs.ownership import is_free
 
@@ -93,8 +93,9 @@ def build_components(
     try:
         return _components(model, size, captions, image_inputs)
     except (TypeError, ValueError, LookupError, ArithmeticError, RuntimeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"model.* describes no backbone that can be built: {reason}") from error
+        raise UserError(
+            f"model.* describes no backbone that can be built: {first_line(error)}"
+        ) from error
 
 
 def _components(

@@ -13,9 +13,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pds_cli.catalogue import shipped_targets
 from pds_cli.chains import check_longer
-from pds_cli.config import FREE, GROUP_SCHEMAS, VERB_SCHEMAS, validate
-from pds_cli.errors import UserError
-from pds_cli.instantiate import CONTRACTS, checked_node, literal_config
+from pds_cli.config import FREE, GROUP_SCHEMAS, VERB_SCHEMAS, key_of, validate
+from pds_cli.errors import UserError, first_line
+from pds_cli.instantiate import CONTRACTS, checked_node, literal_config, within
 from pds_cli.reading import read_yaml
 from pds_cli.runs.folder import RunFolder
 from pds_cli.runs.ownership import check_card
@@ -51,7 +51,7 @@ def resumed(verb: str, cfg: DictConfig, resolved: DictConfig, run: RunFolder) ->
     saved = _unchanged(verb, run.path, "resume")
     given = set(OF_THE_COMMAND_LINE)
     for override in HydraConfig.get().overrides.task:
-        key = override.split("=", 1)[0].lstrip("+~").split("@")[0].replace("/", ".")
+        key = key_of(override)
         if key.split(".")[0] in FREE:
             given.add(key.split(".")[0])
             continue
@@ -128,7 +128,7 @@ def check_saved(verb: str, saved: DictConfig, modules: Sequence[str], folder: st
             if schema := GROUP_SCHEMAS.get(f"{kind}/{option}"):
                 _typed(schema, literal_config(node), f"{where}, {kind}")
                 break
-        own = [name for name in modules if target == name or target.startswith(f"{name}.")]
+        own = [name for name in modules if within(target, [name])]
         if own and not set(own) & set(allowed):
             raise UserError(
                 f"{folder} was made with code of yours ({', '.join(modules)}): if you trust what "
@@ -156,6 +156,7 @@ def _typed(schema: type, saved: DictConfig, where: str) -> None:
     try:
         OmegaConf.merge(typed, known)
     except OmegaConfBaseException as error:
-        reason = (str(error).strip().splitlines() or ["it does not fit"])[0]
         key = f" {error.full_key}" if error.full_key else ""
-        raise UserError(f"{where}:{key} cannot be used ({reason}): start a new run.") from error
+        raise UserError(
+            f"{where}:{key} cannot be used ({first_line(error)}): start a new run."
+        ) from error

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from pds_cli.catalogue import did_you_mean
 from pds_cli.chains import begin_at, started
-from pds_cli.config import choice, is_foreign, method_of, overrides, run_folder
+from pds_cli.config import choice, given_groups, is_foreign, method_of, overrides, run_folder
 from pds_cli.errors import UserError
 from pds_cli.files import write_text
 from pds_cli.instantiate import check_target, resolve_config
@@ -83,8 +83,7 @@ def chosen(run: Path | None = None, init: str | None = None) -> dict[str, str]:
     now = {**{group: choice(group) for group in GROUPS}, "loss": method_of(*map(choice, METHOD))}
     if init is not None:
         brought = chosen(Path(init))
-        given = {word.lstrip("+~").partition("=")[0].split(".")[0] for word in overrides()}
-        now |= {group: brought[group] for group in GROUPS[:3] if group not in given}
+        now |= {group: brought[group] for group in set(GROUPS[:3]) - given_groups()}
     return now
 
 
@@ -92,7 +91,7 @@ def resolved(cfg: DictConfig) -> DictConfig:
     """The configuration, with the backbone's recommendations where nothing was said."""
     cfg = copy.deepcopy(cfg)
     if cfg.init is not None and not cfg.resume:
-        begin_at(cfg, overrides())
+        begin_at(cfg)
     _check_foreign(cfg)
     for remark in remarks(cfg, overrides(), choice):
         print(f"pds: {remark}", file=sys.stderr)
