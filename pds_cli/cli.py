@@ -173,9 +173,8 @@ class Job:
         try:
             if "resume" in cfg and cfg.resume:
                 check_card(folder, "resume", self.verb)
-            lock = f"{LOCK}_{_part(cfg)}" if _part(cfg) else LOCK
-            claim = Claim(folder, self.verb, overwrite=bool(cfg.get("overwrite")), lock=lock)
-            with claim:
+            overwrite = bool(cfg.get("overwrite"))
+            with Claim(folder, self.verb, overwrite=overwrite, lock=LOCK + _part(cfg)):
                 if sweep:
                     use_card(folder.parent)  # every job was composed: the sweep is sure to start
                     adopt(folder, folder.parent)
@@ -253,7 +252,7 @@ SWEEP = "PDS_SWEEP"  # names the present sweep to the processes that run its job
 def _part(cfg: DictConfig) -> str:
     """Names the part of a benchmark that is asked for: parts may run side by side in one folder."""
     only = OmegaConf.select(cfg, "benchmark.only")
-    return hashlib.sha256(repr(list(only)).encode()).hexdigest()[:8] if only else ""
+    return "_" + hashlib.sha256(repr(list(only)).encode()).hexdigest()[:8] if only else ""
 
 
 def _again(cfg: DictConfig, folder: Path) -> bool:
@@ -377,7 +376,9 @@ def _sentence(error: Exception, job: Job, line: CommandLine, composing: bool = F
 
 def _finish_sweep(name: str, verb: ModuleType, folder: Path) -> int:
     """Sums a sweep up, and lets the verb make its page; 2 if all that failed can be mended."""
-    found = {path.parent.parent: read_outcome(path.parent.parent) for path in _outcomes(folder)}
+    found = {
+        path.parent.parent: read_outcome(path.parent.parent) for path in folder.glob(f"*/{OUTCOME}")
+    }
     now = os.environ.pop(SWEEP, None)
     outcomes = {job: outcome for job, outcome in found.items() if outcome.get("sweep") == now}
     for job in found.keys() - outcomes.keys():
@@ -396,10 +397,6 @@ def _finish_sweep(name: str, verb: ModuleType, folder: Path) -> int:
             _remove_job(job)
         remove_listed(folder)  # nothing came of it
     return 2 if all(outcomes[job]["mendable"] for job in failed) else 1
-
-
-def _outcomes(folder: Path) -> list[Path]:
-    return list(folder.glob(f"*/{OUTCOME}"))
 
 
 def _remove_job(folder: Path) -> None:

@@ -255,8 +255,8 @@ class Trainer:
         """Goes back to the checkpoint in the run folder.
 
         Args:
-            rewind: forget what was logged after the checkpoint; without it nothing is written,
-                and what could be wrong is found out.
+            rewind: see `rewind`; without it nothing is written, and what could be wrong is found
+                out.
 
         Raises:
             UserError: where there is none, it is corrupt, it was made with another
@@ -279,8 +279,17 @@ class Trainer:
             if "optimizer" in meta and self.stage_index < len(self.stages):
                 packed = under("optimizer", tensors)
                 self._resumed_optimizer = unpack_optimizer(packed, meta["optimizer"])
+        if rewind:
+            self.rewind()
+
+    def rewind(self) -> None:
+        """Forgets what was logged after the checkpoint that `resume` went back to.
+
+        Raises:
+            UserError: the log is damaged.
+        """
         names = [stage.name for stage in self.stages]
-        if rewind and self.stage_index < len(names):
+        if self.stage_index < len(names):
             with fits(self.folder.metrics, wrong="is damaged"):
                 self.folder.forget_after(names, names[self.stage_index], self.step)
 

@@ -106,6 +106,13 @@ def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
     assert is_free(tmp_path)
 
 
+def test_a_part_of_a_benchmark_that_is_refused_leaves_nothing(pds: Callable[..., Answer]) -> None:
+    words = ["compare", "benchmark=toybox_methods", "benchmark.only=[nothing]", "out=bench"]
+    answer = pds(*words)
+    assert answer.code == 2 and "there is no method 'nothing'" in answer.err
+    assert not Path("bench").exists()
+
+
 def test_cards_say_whose_a_folder_is(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="resume= is empty"):
         check_card("", "resume")

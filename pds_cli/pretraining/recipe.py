@@ -345,7 +345,7 @@ def pretrain(
         trainer.resume(rewind=False)  # a checkpoint that does not fit is refused first
     begin()
     if goes_on:
-        trainer.resume()
+        trainer.rewind()
     else:
         run.restart()
     status = trainer.run()

@@ -29,8 +29,6 @@ OUTCOME = f"{PRIVATE}/outcome.json"
 NEXT = f"{PRIVATE}/next.json"
 FIRST = ("config.yaml", "environment.json", CARD)  # written in this order
 _ALL = "**"  # in the list: a folder with all that is in it; a name that ends in "/" is a run's
-# What may lie in `.pds` of a folder that counts as empty.
-_UNBEGUN = {Path(name).name for name in (LOCK, NEXT)}
 
 
 def is_free(folder: Path) -> bool:
@@ -46,12 +44,18 @@ def is_free(folder: Path) -> bool:
     private = folder / PRIVATE
     if not private.is_dir():
         return not names
-    if not {path.name for path in private.iterdir()} <= _UNBEGUN | {Path(FILES).name}:
+    if _notes(private) - {Path(FILES).name}:
         return False
     listed = set(_lines(folder / FILES)) & set(FIRST)
     return all(
         name in listed or name.endswith(".log") or unfinished(name) in FIRST for name in names
     )
+
+
+def _notes(private: Path) -> set[str]:
+    """What `.pds` holds besides locks and a sweep's card that does not count yet."""
+    names = {path.name for path in private.iterdir()} - {Path(NEXT).name}
+    return {name for name in names if not name.startswith(Path(LOCK).name)}
 
 
 def card_of(folder: Path | str) -> dict[str, Any] | None:
@@ -198,7 +202,7 @@ class Claim:
         (self.folder / f"{self.verb}.log").unlink(missing_ok=True)
         remove_unfinished(self.folder)
         remove_listed(self.folder)
-        if {path.name for path in (self.folder / PRIVATE).iterdir()} <= _UNBEGUN:
+        if not _notes(self.folder / PRIVATE):
             shutil.rmtree(self.folder / PRIVATE, ignore_errors=True)
 
     def note(self, path: Path) -> None:

@@ -214,7 +214,10 @@ def _edit(cfg: DictConfig, run: RunFolder, edit: Edit) -> Path:
     _fit(cfg, run, edit)
     trainer = edit.trainer
     if cfg.resume and run.checkpoint.is_file():
-        trainer.resume()
+        if edit.representation.fit_settings is not None:
+            trainer.resume()  # again, as the fit came between
+        else:
+            trainer.rewind()
     elif cfg.resume:
         print("pds: this run has no checkpoint yet: it begins again", file=sys.stderr)
         run.restart()
