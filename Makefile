@@ -38,7 +38,7 @@ test: $(STAMP) ## ruff, mypy and all tests
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n logical --maxprocesses 8 --dist worksteal
 
 format: $(STAMP) ## mend what ruff can mend
 	$(BIN)/ruff check --fix

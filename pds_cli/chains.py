@@ -127,7 +127,8 @@ def check_longer(saved: DictConfig, steps: int, run: Path) -> None:
     """
     if steps < saved.steps:
         raise UserError(
-            f"steps={steps} is less than the {saved.steps} of the run in {run}: start a new run."
+            f"steps differs from the run in {run}: {steps} is less than its {saved.steps}; start a "
+            "new run."
         )
     reason = None
     if saved.lr_schedule != "constant":
@@ -142,6 +143,6 @@ def check_longer(saved: DictConfig, steps: int, run: Path) -> None:
         reason = "an editor alone takes one step"
     if reason is not None:
         raise UserError(
-            f"steps={steps}: the run in {run} cannot go beyond its {saved.steps} steps, as "
-            f"{reason}; begin another run at its result with init={run}."
+            f"steps differs from the run in {run}, which cannot go beyond its {saved.steps} steps, "
+            f"as {reason}; begin another run at its result with init={run}."
         )

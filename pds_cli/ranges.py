@@ -41,6 +41,9 @@ class Range:
         return self.high is None or value < self.high or (value == self.high and not self.below)
 
     def __str__(self) -> str:
+        closed = self.low is not None and self.high is not None and not (self.above or self.below)
+        if closed and not self.whole:
+            return f"a finite number {self.span}"
         ends = []
         if self.low is not None:
             ends.append(f"{'above' if self.above else 'at least'} {_number(self.low)}")
@@ -49,6 +52,12 @@ class Range:
         kind = "a whole number" if self.whole else "a finite number"
         joint = " of " if ends and ends[0].startswith("at") else " "
         return kind + (joint + " and ".join(ends) if ends else "")
+
+    @property
+    def span(self) -> str:
+        """`from 0 to 1`, of a range with two ends."""
+        assert self.low is not None and self.high is not None
+        return f"from {_number(self.low)} to {_number(self.high)}"
 
 
 def _number(value: float) -> str:
@@ -174,7 +183,7 @@ def range_of(key: str) -> Range | None:
     """The range that is stated for a dotted key, or None.
 
     >>> str(range_of("scene.camera.elevation"))
-    'a finite number of at least -89 and at most 89'
+    'a finite number from -89 to 89'
     >>> range_of("backbone.recommended.guidance.dds") is RANGES["guidance"]
     True
     """
@@ -199,25 +208,34 @@ def check(key: str, value: Any, foreign: bool = False) -> None:
         UserError: with the key, its value and what would be right.
     """
     wanted = FINITE if foreign else range_of(key) or FINITE
+    if not foreign:
+        _check_length(key, value)
     for number in _numbers(value):
         if not wanted.holds(number):
             raise UserError(f"{key}={shown(value)} is out of range: it must be {wanted}.")
     if not foreign:
-        _check_list(key, value)
+        _check_order(key, value)
 
 
-def _check_list(key: str, value: Any) -> None:
-    """The length of a list, and the order of `timesteps`."""
+def _check_length(key: str, value: Any) -> None:
+    """Whether a list of numbers has as many as it takes."""
     name = key.rpartition(".")[2]
-    if name == "background" and isinstance(value, int | float):
-        value = [value]  # a grey, say: it takes three
-    if name not in LENGTHS or not isinstance(value, list):
+    # A grey alone is no colour: it takes three.
+    numbers = [value] if name == "background" and isinstance(value, int | float) else value
+    if name not in LENGTHS or not isinstance(numbers, list):
         return
     length, example = LENGTHS[name]
-    if len(value) != length or len(list(_numbers(value))) != length:
+    if len(numbers) != length or len(list(_numbers(numbers))) != length:
         count = {2: "two", 3: "three"}[length]
-        raise UserError(f"{key}={shown(value)} must be {count} numbers, for example {example}.")
-    if name == "timesteps" and value[0] > value[1]:
+        span = f" {SHARE.span}" if range_of(key) is SHARE else ""
+        raise UserError(
+            f"{key}={shown(value)} must be {count} numbers{span}, for example {example}."
+        )
+
+
+def _check_order(key: str, value: Any) -> None:
+    name = key.rpartition(".")[2]
+    if name == "timesteps" and isinstance(value, list) and value[0] > value[1]:
         raise UserError(f"{key}={shown(value)} must be two ascending ratios between 0 and 1.")
 
 

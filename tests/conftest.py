@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,6 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+# Workers of pytest-xdist share the cores, before torch and Numba take all of them for each.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    share = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        os.environ.setdefault(name, str(max(1, share)))
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY_MODEL: dict[str, Any] = {
@@ -146,6 +153,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("no file system can be mounted here")
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.fixture
+def warm_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs of benchmarks begin with everything imported: see warm_jobs.py."""
+    from warm_jobs import run_warm
+
+    monkeypatch.setattr("pds_cli.runs.jobs._run", run_warm)
 
 
 @pytest.fixture

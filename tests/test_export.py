@@ -393,8 +393,8 @@ def test_both_verbs_show_the_ball(
         (["export", "run=my run", "threshold=0"], ["threshold=0", "above 0"]),
         (["export", "run=my run", "threshold=1e9"], ["no surface at threshold=1e+09"]),
         (["export", "run=my run", "components=0"], ["components=0", "at least 1"]),
-        (["export", "run=my run", "opacity=2"], ["opacity=2", "at most 1"]),
-        (["export", "run=my run", "opacity=nan"], ["opacity=nan", "finite"]),
+        (["export", "run=my run", "opacity=2"], ["opacity=2", "from 0 to 1"]),
+        (["export", "run=my run", "opacity=nan"], ["opacity=nan", "from 0 to 1"]),
         (["export", "run=my run", "formt=mesh"], ["did you mean format?"]),
     ],
 )

@@ -269,12 +269,10 @@ def test_random_keys_and_values_end_in_a_result_or_a_sentence(
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Hydra composes once where it does so twice to learn the mode, and YAML is read by C."""
+    """YAML is read by C, and what is loaded is no garbage."""
     import gc
 
     import omegaconf._utils as utils
-    from hydra._internal.hydra import Hydra
-    from hydra.types import RunMode
 
     slow = utils.get_yaml_loader()
 
@@ -283,7 +281,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yaml_implicit_resolvers = slow.yaml_implicit_resolvers
 
     monkeypatch.setattr(utils, "get_yaml_loader", lambda: Fast)
-    monkeypatch.setattr(Hydra, "get_mode", lambda *args, **more: RunMode.RUN)
     gc.freeze()
     yield
     gc.unfreeze()

@@ -259,7 +259,7 @@ def test_a_file_of_cameras_works_or_is_one_sentence(
 def test_a_background_that_is_none(pds: Pds, photos: Path, background: str) -> None:
     (photos / "transforms.json").write_text(json.dumps(TRANSFORMS))
     words = ["scene=nerfstudio", f"scene.path={photos}", f"scene.background={background}"]
-    refused(pds("fit", *words, "out=run"), "scene.background", "numbe")
+    refused(pds("fit", *words, "out=run"), "scene.background", "numbers from 0 to 1")
 
 
 # --- COLMAP --------------------------------------------------------------------------------------

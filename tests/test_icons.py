@@ -139,6 +139,7 @@ def test_pretraining_on_icons_from_end_to_end(
 
 def test_edits_of_icons_are_scored(
     pds: Callable[..., Answer],
+    warm_jobs: None,
     tiny_backbone: Path,
     icons: Path,
     tmp_path: Path,

@@ -40,7 +40,7 @@ def bench(
     )  # fmt: skip
 
 
-def test_jobs_run_once_and_their_edits_are_scored(bench: Callable) -> None:
+def test_jobs_run_once_and_their_edits_are_scored(bench: Callable, warm_jobs: None) -> None:
     answer = bench()
     assert answer.code == 0, answer.err
     found = json.loads(Path("bench/results.json").read_text())
@@ -59,7 +59,7 @@ def test_jobs_run_once_and_their_edits_are_scored(bench: Callable) -> None:
     assert json.loads(Path("bench/results.json").read_text()) == found
 
 
-def test_several_seeds_give_intervals(bench: Callable) -> None:
+def test_several_seeds_give_intervals(bench: Callable, warm_jobs: None) -> None:
     answer = bench("benchmark.seeds=2", "benchmark.only=[pds]")
     assert answer.code == 0, answer.err
     found = json.loads(Path("bench/results.json").read_text())["rows"]

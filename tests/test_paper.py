@@ -141,7 +141,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 def test_photos_of_a_folder_are_edited_by_every_method_and_scored(
-    pds: Callable[..., Answer], photos: Path, tiny_backbone: Path
+    pds: Callable[..., Answer], photos: Path, tiny_backbone: Path, warm_jobs: None
 ) -> None:
     words = ["backbone=toybox", f"backbone.model={tiny_backbone}", "steps=2", "render_every=0"]
     answer = pds(
@@ -162,7 +162,7 @@ def test_photos_of_a_folder_are_edited_by_every_method_and_scored(
 
 
 def test_a_method_that_fails_leaves_the_others(
-    pds: Callable[..., Answer], photos: Path, tiny_backbone: Path
+    pds: Callable[..., Answer], photos: Path, tiny_backbone: Path, warm_jobs: None
 ) -> None:
     listed = yaml.safe_load((photos / "edits.yaml").read_text(encoding="utf-8"))
     (photos / "edits.yaml").write_text(yaml.safe_dump(listed[:1]), encoding="utf-8")

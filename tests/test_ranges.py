@@ -18,7 +18,7 @@ from omegaconf import AnyNode, DictConfig, FloatNode, IntegerNode, ListConfig, O
 
 from pds_cli.config import GROUP_SCHEMAS, VERB_SCHEMAS, conf_dir, keys_of, validate
 from pds_cli.errors import UserError
-from pds_cli.ranges import RANGES, Range, check, range_of, shown, whole
+from pds_cli.ranges import LENGTHS, RANGES, Range, check, range_of, shown, whole
 
 HUGE = 10**400
 COLOURS = {"scene.background"}  # a word by default
@@ -84,18 +84,20 @@ def test_no_number_may_be_what_is_none(composed: list[tuple[str, Any]], value: f
                 validate(verb, cfg)
             assert str(refusal.value).startswith(f"{name}=") and len(str(refusal.value)) < 250
             for other in (math.inf, -math.inf, -HUGE):
-                with pytest.raises(UserError, match="out of range"):
+                with pytest.raises(UserError, match="out of range|three numbers from 0 to 1"):
                     check(name, other)
     assert len(done) > 200
 
 
 @contextmanager
 def put(cfg: Any, name: str, value: float) -> Iterator[None]:
-    """Has a number at a key for a while; in a list where one stands there."""
+    """Has a number at a key for a while; everywhere in a list where one stands there."""
     parent, _, last = name.rpartition(".")
     node = OmegaConf.select(cfg, parent) if parent else cfg
     before = node._get_node(last)
-    bare = OmegaConf.create([value]) if isinstance(before, ListConfig) else AnyNode(value)
+    count, _ = LENGTHS.get(last, (1, ""))
+    listed = [value] * count if isinstance(before, ListConfig) else None
+    bare = AnyNode(value) if listed is None else OmegaConf.create(listed)
     node._content[last] = bare  # a typed node takes no integer of 400 digits
     bare._set_parent(node)
     bare._set_key(last)
@@ -109,11 +111,11 @@ def put(cfg: Any, name: str, value: float) -> Iterator[None]:
     ("word", "said"),
     [
         ("scene.camera.distance=0", "above 0"),
-        ("scene.camera.elevation=91", "at most 89"),
-        ("scene.background=7", "at most 1"),
+        ("scene.camera.elevation=91", "from -89 to 89"),
+        ("scene.background=7", "three numbers from 0 to 1"),
         ("scene.background=0.5", "three numbers"),
         ("scene.background=[0,0]", "three numbers"),
-        ("representation.background=[0,0,2]", "at most 1"),
+        ("representation.background=[0,0,2]", "from 0 to 1"),
         ("representation.render_size=0", "at least 8"),
         ("representation.grid.log2_table=60", "at most 24"),
         ("representation.rays=0", "at least 1"),
@@ -127,8 +129,8 @@ def put(cfg: Any, name: str, value: float) -> Iterator[None]:
         ("loss.timesteps=[0.1,0.5,0.9]", "two numbers"),
         ("loss.patch_sizes=[1,0]", "at least 1"),
         ("loss.delta_t=0", "at least 1"),
-        ("editor.strength=2", "at most 1"),
-        ("editor.eta=-1", "at least 0"),
+        ("editor.strength=2", "from 0 to 1"),
+        ("editor.eta=-1", "from 0 to 1"),
         ("backbone.recommended.steps=0", "at least 1"),
         ("fps=0", "above 0"),
         ("fps=1.0e+9", "at most 1,000"),

@@ -48,8 +48,7 @@ HELD_OUT = 1000
 def prepare_data(cfg: DictConfig) -> CaptionedImages:
     """Loads the captioned folder, rendering the toybox's first where that is asked for."""
     folder, data = Path(cfg.data.folder), cfg.data
-    pairs = data.get("pairs", False)  # runs that began before there were pairs have no such key
-    if data.get("icons"):  # runs that began before there were icons have no such key
+    if data.icons:
         from pds_cli.emoji.data import make_dataset as draw_icons
 
         draw_icons(folder, data.icons, data.per_drawing, cfg.size, data.seed)
@@ -58,10 +57,10 @@ def prepare_data(cfg: DictConfig) -> CaptionedImages:
 
         with Progress("rendering", data.images) as progress:
             make_dataset(
-                folder, data.images, cfg.size, data.seed, data.around, progress.update, pairs
+                folder, data.images, cfg.size, data.seed, data.around, progress.update, data.pairs
             )
     found = load_captioned_images(folder, cfg.size)
-    if not pairs:
+    if not data.pairs:
         return replace(found, sources=None)
     if found.sources is None:
         raise UserError(f"data.pairs=true needs a source of each picture, and {folder} names none")
@@ -161,7 +160,7 @@ class Recipe:
         parts, options = self.parts, self.cfg.denoise
         kind, more = DenoisingObjective, {}
         if self.train.sources is not None:
-            kind, more = InstructObjective, {"drop_source": options.get("drop_source", 0.1)}
+            kind, more = InstructObjective, {"drop_source": options.drop_source}
         return kind(
             parts.unet,
             parts.text_encoder,

@@ -373,7 +373,7 @@ def _editor(cfg: DictConfig) -> Editor | None:
     """What the config group `editor` describes; None for `editor=none`."""
     from pds_cli.instantiate import instantiate
 
-    node = cfg.get("editor")  # runs of earlier versions have none
+    node = cfg.editor
     if node is None:
         return None
     if node._target_ is not None:
@@ -409,7 +409,7 @@ def _finish(
             **chosen(run.path),
             "prompt": cfg.prompt,
             "source_prompt": scene.source_prompt,
-            **({"init": cfg.init} if cfg.get("init") else {}),
+            **({"init": cfg.init} if cfg.init else {}),
             **({"fit": edit.fitted} if edit.fitted else {}),
             "seconds": trainer.seconds,
             "steps": trainer.total_steps,

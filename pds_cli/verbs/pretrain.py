@@ -51,6 +51,6 @@ def main(cfg: DictConfig) -> Path:
         raise KeyboardInterrupt  # tells scripts that there is no backbone yet
     for name, value in scores.items():
         print(f"{name}: {value:.4f}")
-    use = "editor=instruct_pix2pix editor" if cfg.data.get("pairs", False) else "backbone"
+    use = "editor=instruct_pix2pix editor" if cfg.data.pairs else "backbone"
     print(f"backbone: {cfg.into} (use it with {use}.model={cfg.into})")
     return Path(cfg.into)
