@@ -84,7 +84,7 @@ def test_no_number_may_be_what_is_none(composed: list[tuple[str, Any]], value: f
                 validate(verb, cfg)
             assert str(refusal.value).startswith(f"{name}=") and len(str(refusal.value)) < 250
             for other in (math.inf, -math.inf, -HUGE):
-                with pytest.raises(UserError, match="out of range|three numbers from 0 to 1"):
+                with pytest.raises(UserError, match=r"out of range|three numbers from 0 to 1"):
                     check(name, other)
     assert len(done) > 200
 
