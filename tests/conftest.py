@@ -7,6 +7,7 @@ import os
 import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,26 @@ TINY_MODEL: dict[str, Any] = {
     },
 }
 """The `model` section of a pretraining configuration, as small as it gets."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_configs() -> Iterator[None]:
+    """The same configs in less time: YAML is read by C, and a text of the grammar parsed once."""
+    import omegaconf._utils as utils
+    import omegaconf.base as base
+    import yaml
+
+    slow, parse = utils.get_yaml_loader(), utils.parse
+
+    class Fast(yaml.CSafeLoader):
+        yaml_constructors = slow.yaml_constructors
+        yaml_implicit_resolvers = slow.yaml_implicit_resolvers
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(utils, "get_yaml_loader", lambda: Fast)
+        for module in (utils, base):
+            patch.setattr(module, "parse", lru_cache(2048)(parse))
+        yield
 
 
 @dataclass

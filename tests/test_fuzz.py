@@ -235,7 +235,7 @@ def wrong(answer: Answer, changed: list[str]) -> str | None:
 
 
 def test_random_keys_and_values_end_in_a_result_or_a_sentence(
-    pds: Callable[..., Answer], place: Path, tiny_backbone: Path, quick: None,
+    pds: Callable[..., Answer], place: Path, tiny_backbone: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     cases = Cases(SEED, tiny_backbone)
@@ -265,25 +265,6 @@ def test_random_keys_and_values_end_in_a_result_or_a_sentence(
                 )
     assert not found, f"{len(found)} of {CASES}:\n" + "\n".join(found)
     assert codes.count(0) > CASES / 20 and codes.count(2) > CASES / 3
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """YAML is read by C, and what is loaded is no garbage."""
-    import gc
-
-    import omegaconf._utils as utils
-
-    slow = utils.get_yaml_loader()
-
-    class Fast(yaml.CSafeLoader):
-        yaml_constructors = slow.yaml_constructors
-        yaml_implicit_resolvers = slow.yaml_implicit_resolvers
-
-    monkeypatch.setattr(utils, "get_yaml_loader", lambda: Fast)
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def test_what_was_here_is_put_back(tmp_path: Path) -> None:
