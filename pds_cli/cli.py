@@ -63,6 +63,7 @@ from pds_cli.runs.ownership import (
     use_card,
     write_outcome,
 )
+from pds_cli.streams import own_logging
 
 # What Hydra would write beside a run stands in run.json and config.yaml.
 NO_NOTES = "hydra.output_subdir=null"
@@ -315,7 +316,7 @@ def _carry_out(
     Folders.made.clear()
     Folders.reserve = not line.showing
     try:
-        with as_keyboard_interrupt():
+        with as_keyboard_interrupt(), own_logging():
             return _run(name, verb, job, line, argv)
     finally:
         Folders.reserve = False

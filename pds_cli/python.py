@@ -6,7 +6,6 @@ Nothing heavy is imported at the top: reading a run needs neither torch nor Hydr
 from __future__ import annotations
 
 import base64
-import logging
 import os
 import sys
 import threading
@@ -170,32 +169,10 @@ def _nothing_left_behind() -> Iterator[None]:
 
     hydra, config = GlobalHydra.instance().hydra, HydraConfig.instance().cfg
     try:
-        with warnings.catch_warnings(), _own_logging(), _own_randomness():
+        with warnings.catch_warnings(), _own_randomness():
             yield
     finally:
         GlobalHydra.instance().hydra, HydraConfig.instance().cfg = hydra, config
-
-
-@contextmanager
-def _own_logging() -> Iterator[None]:
-    """Keeps the process's log handlers from being closed and replaced by Hydra's.
-
-    `logging.config.dictConfig` closes every handler in logging's own list, so that list is empty
-    meanwhile.
-    """
-    root, known = logging.getLogger(), getattr(logging, "_handlerList", [])
-    handlers, level, all_known = root.handlers[:], root.level, known[:]
-    named = dict(getattr(logging, "_handlers", {}))
-    known.clear()
-    try:
-        yield
-    finally:
-        for handler in set(root.handlers) - set(handlers):
-            handler.close()
-        root.handlers[:] = handlers
-        root.setLevel(level)
-        known[:0] = all_known
-        getattr(logging, "_handlers", {}).update(named)
 
 
 @contextmanager

@@ -1,11 +1,13 @@
-"""The streams that a process has: ones that print everything, and outlive those who read them."""
+"""What a process prints and logs into: streams that outlive their readers, and its own logging."""
 
 from __future__ import annotations
 
 import io
+import logging
 import os
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import BinaryIO, TextIO
 
 
@@ -65,3 +67,26 @@ def _lasting(stream: TextIO | None, number: int) -> TextIO:
     return LastingStream(
         binary, encoding, "backslashreplace", line_buffering=by_line, write_through=through
     )
+
+
+@contextmanager
+def own_logging() -> Iterator[None]:
+    """Keeps the process's log handlers from being closed, and Hydra's from outliving the command.
+
+    A library that logs as the process ends would otherwise write into a run folder that is done,
+    or make a log in one that was given back. `logging.config.dictConfig` closes every handler in
+    logging's own list, so that list is empty meanwhile.
+    """
+    root, known = logging.getLogger(), getattr(logging, "_handlerList", [])
+    handlers, level, all_known = root.handlers[:], root.level, known[:]
+    named = dict(getattr(logging, "_handlers", {}))
+    known.clear()
+    try:
+        yield
+    finally:
+        for handler in set(root.handlers) - set(handlers):
+            handler.close()
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        known[:0] = all_known
+        getattr(logging, "_handlers", {}).update(named)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import textwrap
 from collections.abc import Callable, Iterator
@@ -74,14 +73,12 @@ class Answer:
 @pytest.fixture
 def pds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Callable[..., Answer]]:
-    """Runs `pds` in this process, in an empty folder, and puts Hydra's logging back afterwards."""
+) -> Callable[..., Answer]:
+    """Runs `pds` in this process, in an empty folder."""
     from pds_cli.cli import main
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
 
     def run(*argv: str) -> Answer:
         capsys.readouterr()
@@ -89,10 +86,7 @@ def pds(
         printed = capsys.readouterr()
         return Answer(code, printed.out, printed.err)
 
-    yield run
-    for handler in set(root.handlers) - set(handlers):
-        handler.close()
-    root.handlers[:], root.level = handlers, level
+    return run
 
 
 @pytest.fixture

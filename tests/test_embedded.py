@@ -14,6 +14,7 @@ from pds_cli.backbones.patch_autoencoder import PatchAutoencoder
 from pds_cli.errors import UserError
 from pds_cli.pretraining.components import (
     MAX_WORDS,
+    Components,
     build_components,
     build_tokenizer,
     cosine_alphas_cumprod,
@@ -291,3 +292,17 @@ def test_the_shipped_weights_are_small(name: str, prompt: str) -> None:
     assert weights
     assert sum(path.stat().st_size for path in weights) <= MAX_BYTES
     assert EmbeddedBackbone(name, device="cpu").unknown_words(prompt) == {}
+
+
+def test_a_tokenizers_file_does_not_depend_on_its_last_call(
+    tiny_components: Components, tmp_path: Path
+) -> None:
+    """It keeps how it last cut and padded; a run that was resumed may not have called it."""
+    backend = tiny_components.tokenizer.backend_tokenizer
+    backend.no_padding()
+    save_components(tiny_components, tmp_path / "before")
+    tiny_components.tokenize(["a man"])
+    assert backend.padding is not None
+    save_components(tiny_components, tmp_path / "after")
+    one, other = (tmp_path / name / "tokenizer/tokenizer.json" for name in ("before", "after"))
+    assert one.read_bytes() == other.read_bytes()

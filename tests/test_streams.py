@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, Answer
 
+from pds_cli.errors import UserError
 from pds_cli.streams import LastingStream
 
 
@@ -71,3 +74,24 @@ def test_a_lasting_stream_drops_what_nobody_reads() -> None:
         stream.write("again\n")
         stream.flush()
         stream.detach()
+
+
+@pytest.mark.parametrize("end", [None, UserError("no"), KeyboardInterrupt()])
+def test_no_log_is_open_after_the_command(
+    pds: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, end: Any
+) -> None:
+    """What a library logs as the process ends is not of the run, whose folder may be gone."""
+
+    def main(cfg: Any) -> None:
+        logging.warning("while it runs")
+        if end is not None:
+            raise end
+
+    monkeypatch.setattr("pds_cli.verbs.edit.main", main)
+    root, log = logging.getLogger(), tmp_path / "run/edit.log"
+    before = root.handlers[:], root.level
+    code = pds("edit", "prompt=x", "out=run").code
+    assert (root.handlers, root.level) == before
+    logging.getLogger("a library").error("afterwards")
+    assert code == (0 if end is None else 2 if isinstance(end, UserError) else 130)
+    assert not log.parent.exists(), "nothing was begun"

@@ -235,6 +235,9 @@ def save_components(parts: Components, folder: Path, dtype: torch.dtype = torch.
             _half_copy(module, dtype).save_pretrained(temporary / name)
         for weights in temporary.rglob("*.safetensors"):
             weights.chmod(0o644)  # they are written through a private temporary file
+        # How it cuts and pads follows its last call: a resumed run may not have called it.
+        parts.tokenizer.backend_tokenizer.no_truncation()
+        parts.tokenizer.backend_tokenizer.no_padding()
         parts.tokenizer.save_pretrained(temporary / "tokenizer")
         scheduler.save_pretrained(temporary / "scheduler")
         write_text(temporary / "model_index.json", json.dumps(_INDEX, indent=2) + "\n")
