@@ -72,11 +72,11 @@ table-toybox: $(STAMP) ## quality: SDS, DDS and PDS against the true edits of th
 
 table-methods: into $(STAMP) ## quality: every loss and editor against the true edits of the toybox
 	$(BIN)/pds compare benchmark=toybox_methods out=outputs/bench/methods
-	cp outputs/bench/methods/edits.png $(INTO)/methods.png
+	$(PICTURE) outputs/bench/methods/edits.png $(INTO)/methods.webp
 
 table-nerf-methods: $(STAMP) ## quality in 3D: every loss and dataset update, three seeds (hours)
 	$(BIN)/pds compare benchmark=nerf_methods out=outputs/bench/nerf_methods
-	$(STRIPS) $(INTO)/nerf_methods.png outputs/bench/nerf_methods \
+	$(STRIPS) $(INTO)/nerf_methods.webp outputs/bench/nerf_methods \
 	  pds pds_plus ids dds cds dreamcatalyst update_instruct_pix2pix update_ddpm_inversion update_sdedit sds
 
 table-nerf-toybox: $(STAMP) ## quality in 3D: six edits of the figurine, seen from all sides
@@ -85,7 +85,7 @@ table-nerf-toybox: $(STAMP) ## quality in 3D: six edits of the figurine, seen fr
 table-icons: into icons $(STAMP) ## quality on drawings: names of icons, and twelve edits
 	$(BIN)/pds compare benchmark=icon_names backbone=emoji out=outputs/bench/icon_names
 	$(BIN)/pds compare benchmark=icon_edits backbone=emoji out=outputs/bench/icon_edits
-	cp outputs/bench/icon_names/samples.png $(INTO)/icon_samples.png
+	$(PICTURE) outputs/bench/icon_names/samples.png $(INTO)/icon_samples.webp
 	$(BIN)/python -m pds_cli.figures.svg_edits outputs/bench/icon_edits $(INTO)
 
 # A run that was interrupted, or has ended, is resumed: pretrain <folder> <words>.
@@ -106,7 +106,7 @@ toybox-instruct: into $(STAMP) ## train the toybox's model for editor=instruct_p
 	  data.pairs=true data.folder=outputs/data/toybox64_pairs data.images=7000 data.around=0.5 \
 	  'stages=[denoise]' denoise.steps=3500 denoise.batch_size=16 denoise.lr=3e-4 denoise.warmup=50 \
 	  denoise.high_noise=0.4 denoise.high_noise_from=0
-	cp outputs/toybox_instruct/samples.png $(INTO)/toybox_instruct.png
+	$(PICTURE) outputs/toybox_instruct/samples.png $(INTO)/toybox_instruct.webp
 
 emoji: icons $(STAMP) ## train the backbone of icons and their similarity model (hours on a CPU)
 	@$(PRETRAIN) outputs/pretrain/emoji into=outputs/emoji $(ICONS) 'stages=[denoise]' \
@@ -118,12 +118,12 @@ emoji: icons $(STAMP) ## train the backbone of icons and their similarity model 
 	  'stages=[decode,similarity]' similarity.steps=2500
 
 figure-demo: $(STAMP) ## the picture of the README: four edits with each loss
-	$(BIN)/python -m pds_cli.figures.demo $(INTO)/demo.png
+	$(BIN)/python -m pds_cli.figures.demo $(INTO)/demo.webp
 
 figure-turntables: $(STAMP) ## the picture of the README: four edits of the figurine in 3D
 	$(BIN)/pds edit -m scene=figurine out=outputs/figure_nerf \
 	  prompt='"a photo of a man raising his arms","a photo of a man wearing a wizard hat","a photo of a robot","a photo of a man next to a tree"'
-	$(BIN)/python -m pds_cli.figures.turntables $(INTO)/nerf.png $(addprefix outputs/figure_nerf/,0 1 2 3)
+	$(BIN)/python -m pds_cli.figures.turntables $(INTO)/nerf.webp $(addprefix outputs/figure_nerf/,0 1 2 3)
 
 # Parts may run side by side; the figure draws those that were run.
 frontier-image: $(STAMP)
@@ -168,6 +168,7 @@ NERF := paper_nerf
 SVG := icon_edits backbone=emoji
 endif
 STRIPS = $(BIN)/python -m pds_cli.figures.strips
+PICTURE = $(BIN)/python -m pds_cli.figures.picture
 # Jobs side by side, each on one core.
 JOBS ?= 2
 
@@ -189,7 +190,7 @@ figure-toy2d: $(STAMP) ## the paper's 2D figure: where SDS, DDS and PDS stop
 
 figure-image: paper-folder ## the paper on pictures: SDS, DDS, PDS and one-shot editors
 	$(BIN)/pds compare benchmark=$(IMAGE) out=$(PAPER)/image $(WITH)
-	cp $(PAPER)/image/edits.png $(FIGURES)/image.png
+	$(PICTURE) $(PAPER)/image/edits.png $(FIGURES)/image.webp
 
 # Two halves that may run side by side; the whole takes over what they did.
 table-nerf-a: $(STAMP)
@@ -202,13 +203,13 @@ table-nerf: table-nerf-a table-nerf-b ## the paper's table: edits of NeRFs by ev
 	$(BIN)/pds compare benchmark=$(NERF) out=$(PAPER)/nerf $(WITH)
 
 figure-nerf: table-nerf paper-folder ## the paper on NeRFs: SDS, DDS and PDS, from eight sides
-	$(STRIPS) $(FIGURES)/nerf.png $(PAPER)/nerf sds dds pds_refined
+	$(STRIPS) $(FIGURES)/nerf.webp $(PAPER)/nerf sds dds pds_refined
 
 figure-iterative-du: table-nerf paper-folder ## the paper's iterative dataset update beside PDS
-	$(STRIPS) $(FIGURES)/iterative_du.png $(PAPER)/nerf instruct_nerf2nerf inversion2nerf pds
+	$(STRIPS) $(FIGURES)/iterative_du.webp $(PAPER)/nerf instruct_nerf2nerf inversion2nerf pds
 
 figure-refinement: table-nerf paper-folder ## the paper's refinement stage: before and after
-	$(STRIPS) $(FIGURES)/refinement.png $(PAPER)/nerf pds pds_refined
+	$(STRIPS) $(FIGURES)/refinement.webp $(PAPER)/nerf pds pds_refined
 
 ifdef BACKBONE
 table-svg: $(STAMP)
@@ -218,7 +219,7 @@ endif
 	$(BIN)/pds compare benchmark=$(SVG) out=$(PAPER)/svg $(WITH)
 
 figure-svg: table-svg paper-folder ## the paper on drawings: SDS, DDS and PDS
-	cp $(PAPER)/svg/edits.png $(FIGURES)/svg.png
+	$(PICTURE) $(PAPER)/svg/edits.png $(FIGURES)/svg.webp
 
 clean: ## remove .venv, caches and built packages; outputs/ stays
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -10,8 +10,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from PIL import Image
 
-from pds_cli.figures import demo, frontier, paper, strips, svg_edits, toy2d, turntables
+from pds_cli.figures import demo, frontier, paper, picture, strips, svg_edits, toy2d, turntables
 from pds_cli.figures.command import run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,6 +26,8 @@ WRONG = [
     (toy2d, ["colour=red"], "colour"),
     (frontier, ["nowhere"], "run make figure-frontier"),
     (paper, ["nowhere", "nowhere/paper.md"], "run make figure-image"),
+    (picture, ["a.png"], "1 words were given; call it as python -m pds_cli.figures.picture"),
+    (picture, ["nowhere.png", "a.webp"], "nowhere.png"),
     (paper, ["a", "b", "c", "d"], "call it as python -m pds_cli.figures.paper"),
 ]
 
@@ -43,6 +46,15 @@ def test_wrong_words_get_a_sentence(
     told = capsys.readouterr()
     assert sentence in told.err and told.err.count("\n") == 1 and not told.out
     assert not list(tmp_path.iterdir())
+
+
+def test_a_picture_becomes_a_small_one(tmp_path: Path) -> None:
+    noise = Image.effect_noise((96, 64), 30).convert("RGB")
+    noise.save(tmp_path / "a.png")
+    assert run(picture.main, [str(tmp_path / "a.png"), str(tmp_path / "out/a.webp")]) == 0
+    small = Image.open(tmp_path / "out/a.webp")
+    assert small.format == "WEBP" and small.size == (96, 64)
+    assert (tmp_path / "out/a.webp").stat().st_size < (tmp_path / "a.png").stat().st_size / 2
 
 
 def test_damaged_numbers_of_the_dial_are_named(

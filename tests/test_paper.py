@@ -131,7 +131,7 @@ def test_the_targets_take_a_backbone_and_data() -> None:
     page = "pds_cli.figures.paper outputs/paper {}/paper.md {}"
     plain, told = made("paper").stdout, made("paper", "INTO=docs/figures").stdout
     assert page.format("outputs/figures", "outputs/figures") in plain and "docs/" not in plain
-    assert page.format("docs", "docs/figures") in told and "docs/figures/paper/nerf.png" in told
+    assert page.format("docs", "docs/figures") in told and "docs/figures/paper/nerf.webp" in told
     real = made("paper", "BACKBONE=sd15", "DATA=/photos").stdout
     assert "benchmark=published_nerf out=outputs/paper/sd15/nerf" in real
     assert "docs/paper.md" not in real and "docs/figures/paper" not in real
@@ -331,7 +331,7 @@ def test_the_dial_is_drawn_in_order(tmp_path: Path) -> None:
     assert labels == ["PDS, exact", "PDS, identity 0", "PDS, identity 0.25", "PDS, identity 8",
                       "sds"]  # fmt: skip
     assert "LPIPS to truth" not in drawings and "LPIPS to truth" in text
-    assert (tmp_path / "docs/frontier.png").stat().st_size > 10_000
+    assert (tmp_path / "docs/frontier.webp").stat().st_size > 10_000
 
 
 def test_the_dial_keeps_what_was_not_measured_again(tmp_path: Path) -> None:

@@ -152,8 +152,8 @@ def test_figure_is_written(
     monkeypatch.setattr(toy2d, "CrescentMixture", lambda: CrescentMixture(40))
     assert run(toy2d.main, [f"out={tmp_path / 'figures'}", "steps=2", "points=5"]) == 0
     written = {path.name for path in (tmp_path / "figures").iterdir()}
-    assert written == {"toy2d.png", "toy2d.svg", "toy2d.md", "toy2d.json"}
-    assert (tmp_path / "figures" / "toy2d.png").read_bytes().startswith(b"\x89PNG")
+    assert written == {"toy2d.webp", "toy2d.svg", "toy2d.md", "toy2d.json"}
+    assert (tmp_path / "figures" / "toy2d.webp").read_bytes()[8:12] == b"WEBP"
     numbers = json.loads((tmp_path / "figures" / "toy2d.json").read_text())
     assert [n["identity"] for n in numbers["identity"]] == list(toy2d.IDENTITIES)
     assert [len(numbers[key]) for key in ("1", "7.5")] == [4, 4]

@@ -20,6 +20,7 @@ from pds_cli.backbones.instruct import InstructMixin
 from pds_cli.backbones.patch_autoencoder import PatchAutoencoder
 from pds_cli.errors import UserError
 from pds_cli.reading import read_json
+from pds_cli.weights import PACKED, read_weights
 
 _LARGEST = 4096
 _SIZES = (
@@ -256,11 +257,29 @@ def _whole(cls: Any, folder: Path, **options: Any) -> Any:
         ValueError: some are missing (the libraries would draw them at random), of another shape,
             or no finite numbers.
     """
+    if (folder / PACKED).is_file():
+        return _unpacked(cls, folder)
     module, info = cls.from_pretrained(folder, output_loading_info=True, **options)
     wrong = [*info["missing_keys"], *(info.get("mismatched_keys") or [])]
     wrong = [name for name in wrong if not str(name).endswith("position_ids")]
     if wrong:
         raise ValueError(f"{folder.name} has no weights {wrong[0]} of the right shape")
+    check_finite(module)
+    return module
+
+
+def _unpacked(cls: Any, folder: Path) -> Any:
+    """A part whose weights are packed, as those that ship are.
+
+    Raises:
+        UserError, RuntimeError: they are damaged, or of another part.
+    """
+    tensors, _ = read_weights(folder / PACKED)
+    if hasattr(cls, "from_config"):
+        module = cls.from_config(cls.load_config(folder))
+    else:
+        module = cls(cls.config_class.from_pretrained(folder))
+    module.load_state_dict(tensors)
     check_finite(module)
     return module
 

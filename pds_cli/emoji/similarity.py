@@ -125,11 +125,11 @@ def retrieval(model: IconSimilarity, data: CaptionedImages) -> float:
 
 
 def save_similarity(model: IconSimilarity, path: Path) -> None:
-    """Writes the weights in half precision, and the words in their order."""
-    from pds_cli.runs.checkpoint import save_checkpoint
+    """Writes the weights, packed, and the words in their order."""
+    from pds_cli.weights import write_weights
 
-    tensors = {k: v.detach().half() for k, v in model.state_dict().items()}
-    save_checkpoint(path, tensors, {"kind": "icon similarity", "words": json.dumps([*model.words])})
+    meta = {"kind": "icon similarity", "words": json.dumps([*model.words])}
+    write_weights(path, model.state_dict(), meta)
 
 
 def load_similarity(path: Path) -> IconSimilarity:
@@ -138,12 +138,12 @@ def load_similarity(path: Path) -> IconSimilarity:
     Raises:
         UserError: where the file is missing or damaged.
     """
-    from pds_cli.runs.checkpoint import load_checkpoint
+    from pds_cli.weights import read_weights
 
     try:
-        tensors, meta = load_checkpoint(path)
+        tensors, meta = read_weights(path)
         model = IconSimilarity(parse_json(meta["words"]))
-        model.load_state_dict({k: v.float() for k, v in tensors.items()})
+        model.load_state_dict(tensors)
     except (UserError, RuntimeError, KeyError, ValueError, TypeError) as error:
         raise UserError(
             f"the icon similarity {path} is missing or damaged; train it with "

@@ -1,6 +1,6 @@
 """The README's picture: one figure, a few prompts, and what each loss makes of them.
 
-    python -m pds_cli.figures.demo [outputs/figures/demo.png]
+    python -m pds_cli.figures.demo [outputs/figures/demo.webp]
 
 Settings are those that `conf/backbone/toybox.yaml` recommends for each loss.
 """
@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> list[Path]:
     from pds_cli.toybox.evaluate import edit_cases, pictures
 
     check_words(argv, 0, 1, __doc__)
-    out = Path(argv[0] if argv else "outputs/figures/demo.png")
+    out = Path(argv[0] if argv else "outputs/figures/demo.webp")
     node: Any = OmegaConf.load(conf_dir() / "backbone" / "toybox.yaml")
     recommended: dict[str, Any] = OmegaConf.to_container(node.recommended)  # type: ignore[assignment]
     backbone, cases = EmbeddedBackbone("toybox"), all_cases(edits=EDITS)[::8]

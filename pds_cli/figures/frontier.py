@@ -3,7 +3,7 @@
     python -m pds_cli.figures.frontier [outputs] [outputs/figures] [docs/figures]
 
 Takes what the parts of `make figure-frontier` left, and writes `frontier.json`, the figure
-`frontier.png` and its tables `frontier.md`. What is in `frontier.json` from before and was not
+`frontier.webp` and its tables `frontier.md`. What is in `frontier.json` from before and was not
 measured again stays.
 """
 
@@ -23,6 +23,7 @@ from pds_cli.figures.command import check_words, run
 from pds_cli.files import atomic_path, write_text
 from pds_cli.markdown import table
 from pds_cli.reading import read_json
+from pds_cli.runs.sheets import QUALITY
 
 Rows = Mapping[str, Sequence[Mapping[str, float]]]
 """method → the scores of each of its edits."""
@@ -252,11 +253,11 @@ def main(argv: Sequence[str]) -> list[Path]:
     numbers = merged(kept, measured(outputs))
     write_text(out / "frontier.json", json.dumps(numbers, indent=1) + "\n")
     found = panels(numbers)
-    with atomic_path(out / "frontier.png") as temporary:
-        draw(found).savefig(temporary, dpi=110, metadata={"Software": None}, format="png")
+    with atomic_path(out / "frontier.webp") as temporary:
+        draw(found).savefig(temporary, dpi=110, format="webp", pil_kwargs={"quality": QUALITY})
     parts = ["# The identity dial\n", "Made by `make figure-frontier`; see `docs/pds.md`.\n"]
     parts += [f"## {panel.title}\n\n{panel_table(panel)}\n" for panel in found]
-    return [out / "frontier.png", write_text(out / "frontier.md", "\n".join(parts))]
+    return [out / "frontier.webp", write_text(out / "frontier.md", "\n".join(parts))]
 
 
 if __name__ == "__main__":

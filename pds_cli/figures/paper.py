@@ -199,7 +199,7 @@ def toy2d(figures: Path) -> Section:
     return Section(
         "Two dimensions",
         "Exact scores, no network. All numbers: [figures/toy2d.md](figures/toy2d.md).",
-        "figures/toy2d.png", "make figure-toy2d", claims=claims,
+        "figures/toy2d.webp", "make figure-toy2d", claims=claims,
     )  # fmt: skip
 
 
@@ -218,7 +218,7 @@ def image(scores: Scores) -> Section:
         "Pictures",
         "Twelve kinds of edit on eight toy figures, two seeds, 200 steps. *success*: share of "
         "edits that a probe finds; *kept*: share of the other attributes that stayed.",
-        "figures/paper/image.png", "make figure-image",
+        "figures/paper/image.webp", "make figure-image",
         score_table(scores, COLUMNS["image"]), claims,
     )  # fmt: skip
 
@@ -244,16 +244,16 @@ def nerf(scores: Scores) -> list[Section]:
     refined = _refinement(scores)
     rows = score_table(scores, COLUMNS["nerf"])
     return [
-        Section("NeRFs", edits, "figures/paper/nerf.png", "make figure-nerf table-nerf", rows,
+        Section("NeRFs", edits, "figures/paper/nerf.webp", "make figure-nerf table-nerf", rows,
                 best),
         Section("NeRFs: iterative dataset update", "The same edits with DDPM inversion as the "
                 "editor (Inversion2NeRF), and with InstructPix2Pix (Instruct-NeRF2NeRF). The "
                 "latter's model was trained on true edits of the toybox "
                 "([toybox.md](toybox.md#a-model-that-edits-by-instruction)), as no other method "
-                "was and as the public one was not.", "figures/paper/iterative_du.png",
+                "was and as the public one was not.", "figures/paper/iterative_du.webp",
                 "make figure-iterative-du", "", update),
         Section("NeRFs: refinement", "PDS before and after the refinement stage.",
-                "figures/paper/refinement.png", "make figure-refinement", "", refined),
+                "figures/paper/refinement.webp", "make figure-refinement", "", refined),
     ]  # fmt: skip
 
 
@@ -286,7 +286,7 @@ def svg(scores: Scores) -> Section:
         "Drawings",
         "Twelve edits of open icons, one seed. The similarity is that of our icon model "
         "([svg.md](svg.md)), in place of CLIP's.",
-        "figures/paper/svg.png", "make figure-svg table-svg",
+        "figures/paper/svg.webp", "make figure-svg table-svg",
         score_table(scores, COLUMNS["svg"]), claims,
     )  # fmt: skip
 

@@ -38,7 +38,7 @@ def tiles(bench: Path) -> list[tuple[list[Tensor], list[str]]]:
 
 
 def main(argv: Sequence[str]) -> list[Path]:
-    """Writes `svg_edits.png` (all) and `svg_four.png` (the first four); returns their paths."""
+    """Writes `svg_edits.webp` (all) and `svg_four.webp` (the first four); returns their paths."""
     from pds_cli.runs.sheets import contact_sheet, save_image
 
     check_words(argv, 0, 2, __doc__)
@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> list[Path]:
     out = Path(argv[1] if len(argv) > 1 else "outputs/figures")
     found = tiles(bench)
     written = []
-    for name, rows in (("svg_edits.png", found), ("svg_four.png", found[:FEW])):
+    for name, rows in (("svg_edits.webp", found), ("svg_four.webp", found[:FEW])):
         pictures = [picture for row, _ in rows for picture in row]
         labels = [label for _, row in rows for label in row]
         sheet = contact_sheet(pictures, 2 * (1 + len(METHODS)), labels)

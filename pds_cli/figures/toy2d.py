@@ -3,7 +3,7 @@
     python -m pds_cli.figures.toy2d [out=outputs/figures] [steps=2000] [points=100] [seed=0]
         [lr=0.01]
 
-Writes `toy2d.png`, `toy2d.svg`, `toy2d.md` and `toy2d.json` into the folder. The scores are
+Writes `toy2d.webp`, `toy2d.svg`, `toy2d.md` and `toy2d.json` into the folder. The scores are
 exact (`pds_cli.backbones.mixture`), so what is seen is the losses' doing alone.
 
 Source: Koo et al., Posterior Distillation Sampling, CVPR 2024, arXiv 2311.13831, whose 2D
@@ -29,6 +29,7 @@ from pds_cli.figures import command
 from pds_cli.files import atomic_path, write_text
 from pds_cli.losses import DDS, PDS, SDS, Loss
 from pds_cli.markdown import table
+from pds_cli.runs.sheets import QUALITY
 from pds_cli.scenes.toy2d import Toy2DScene
 
 IDENTITIES = (0.0, 0.5, 1.0, 2.0, 4.0)
@@ -211,7 +212,7 @@ def markdown(results: dict[str, list[Result]], settings: Settings) -> str:
     """The page that goes with the figure: the measured numbers and how they were made."""
     parts = [
         "# The 2D figure\n",
-        "![Points moved from one crescent to the other by each loss](toy2d.png)\n",
+        "![Points moved from one crescent to the other by each loss](toy2d.webp)\n",
         f"Made by `make figure-toy2d`: two crescents of 400 points, exact scores, "
         f" {settings.points} source points, Adam at {settings.lr:g}, "
         f"{settings.steps:,} steps, seed {settings.seed}. What it shows: `docs/pds.md`.\n",
@@ -351,13 +352,17 @@ def write(results: dict[str, list[Result]], settings: Settings) -> list[Path]:
     # A fixed salt and no date: the same numbers give the same files.
     with matplotlib.rc_context({"svg.hashsalt": "toy2d", "font.size": 10, "svg.fonttype": "path"}):
         figure = draw(results)
-        for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
+        files: dict[str, dict[str, Any]] = {
+            "webp": {"pil_kwargs": {"quality": QUALITY}},
+            "svg": {"metadata": {"Date": None}},
+        }
+        for suffix, options in files.items():
             with atomic_path(folder / f"toy2d.{suffix}") as temporary:
-                figure.savefig(temporary, dpi=140, metadata=metadata, format=suffix)
+                figure.savefig(temporary, dpi=140, format=suffix, **options)
     numbers = {key: [r.numbers for r in panels] for key, panels in results.items()}
     write_text(folder / "toy2d.json", json.dumps(numbers, indent=2) + "\n")
     write_text(folder / "toy2d.md", markdown(results, settings))
-    return [folder / f"toy2d.{suffix}" for suffix in ("png", "svg", "md", "json")]
+    return [folder / f"toy2d.{suffix}" for suffix in ("webp", "svg", "md", "json")]
 
 
 def parse(argv: Sequence[str]) -> Settings:

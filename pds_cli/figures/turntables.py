@@ -1,6 +1,6 @@
 """Turntables of edits as one picture: the source above, one row an edit below.
 
-python -m pds_cli.figures.turntables outputs/figures/nerf.png <run folder of pds edit> …
+python -m pds_cli.figures.turntables outputs/figures/nerf.webp <run folder of pds edit> …
 """
 
 from __future__ import annotations

@@ -30,18 +30,22 @@ FACES = (
     "PingFang.ttc",
     "unifont.otf",
 )
+QUALITY = 90  # of WebP and JPEG, in [0,100]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def save_image(image: Any, path: Path | str) -> Path:
-    """Save anything `to_pil` takes, in the format of `path`'s suffix, whole or not at all."""
+    """Save anything `to_pil` takes, in the format of `path`'s suffix, whole or not at all.
+
+    WebP and JPEG are written with losses that the eye does not see: sheets are for looking.
+    """
     path = Path(path)
     formats = Image.registered_extensions()
     if path.suffix.lower() not in formats:
         raise UserError(f"cannot save an image as {path.name}: use a name that ends in .png")
     picture = to_pil(image)
     with atomic_path(path) as temporary:
-        picture.save(temporary, format=formats[path.suffix.lower()])
+        picture.save(temporary, format=formats[path.suffix.lower()], quality=QUALITY)
     return path
 
 

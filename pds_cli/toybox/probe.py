@@ -95,10 +95,10 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def save_probe(probe: Probe, path: Path) -> None:
-    """Writes the probe's weights in half precision."""
-    from pds_cli.runs.checkpoint import save_checkpoint
+    """Writes the probe's weights, packed."""
+    from pds_cli.weights import write_weights
 
-    save_checkpoint(path, {k: v.half() for k, v in probe.state_dict().items()}, {"kind": "probe"})
+    write_weights(path, probe.state_dict(), {"kind": "probe"})
 
 
 def load_probe(path: Path = PROBE_FILE) -> Probe:
@@ -107,12 +107,11 @@ def load_probe(path: Path = PROBE_FILE) -> Probe:
     Raises:
         UserError: where the file is missing or damaged.
     """
-    from pds_cli.runs.checkpoint import load_checkpoint
+    from pds_cli.weights import read_weights
 
     probe = Probe()
     try:
-        tensors, _ = load_checkpoint(path)
-        probe.load_state_dict({k: v.float() for k, v in tensors.items()})
+        probe.load_state_dict(read_weights(path)[0])
     except (UserError, RuntimeError) as error:
         raise UserError(
             f"the toybox probe {path} is missing or damaged; train it with "
