@@ -125,11 +125,11 @@ def retrieval(model: IconSimilarity, data: CaptionedImages) -> float:
 
 
 def save_similarity(model: IconSimilarity, path: Path) -> None:
-    """Writes the weights, packed, and the words in their order."""
-    from pds_cli.weights import write_weights
+    """Writes the weights in half precision, and the words in their order."""
+    from pds_cli.runs.checkpoint import save_checkpoint
 
-    meta = {"kind": "icon similarity", "words": json.dumps([*model.words])}
-    write_weights(path, model.state_dict(), meta)
+    tensors = {k: v.detach().half() for k, v in model.state_dict().items()}
+    save_checkpoint(path, tensors, {"kind": "icon similarity", "words": json.dumps([*model.words])})
 
 
 def load_similarity(path: Path) -> IconSimilarity:

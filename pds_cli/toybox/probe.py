@@ -95,10 +95,10 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def save_probe(probe: Probe, path: Path) -> None:
-    """Writes the probe's weights, packed."""
-    from pds_cli.weights import write_weights
+    """Writes the probe's weights in half precision."""
+    from pds_cli.runs.checkpoint import save_checkpoint
 
-    write_weights(path, probe.state_dict(), {"kind": "probe"})
+    save_checkpoint(path, {k: v.half() for k, v in probe.state_dict().items()}, {"kind": "probe"})
 
 
 def load_probe(path: Path = PROBE_FILE) -> Probe:
