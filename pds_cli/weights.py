@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,9 +123,16 @@ def _copy(source: Path, target: Path) -> None:
             shutil.copy(file, target / file.name)
 
 
+def main(argv: Sequence[str]) -> list[Path]:
+    """Packs the backbone of the first word into the second; returns that."""
+    from pds_cli.figures.command import check_words
+
+    check_words(argv, 2, 2, __doc__)
+    pack_backbone(Path(argv[0]), Path(argv[1]))
+    return [Path(argv[1])]
+
+
 if __name__ == "__main__":
-    try:
-        pack_backbone(*map(Path, sys.argv[1:3]))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    from pds_cli.figures.command import run
+
+    sys.exit(run(main))

@@ -48,7 +48,7 @@ def quick_configs() -> Iterator[None]:
     import omegaconf.base as base
     import yaml
 
-    slow, parse = utils.get_yaml_loader(), utils.parse
+    slow, parse = utils.get_yaml_loader(), lru_cache(2048)(utils.parse)
 
     class Fast(yaml.CSafeLoader):
         yaml_constructors = slow.yaml_constructors
@@ -57,7 +57,7 @@ def quick_configs() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(utils, "get_yaml_loader", lambda: Fast)
         for module in (utils, base):
-            patch.setattr(module, "parse", lru_cache(2048)(parse))
+            patch.setattr(module, "parse", parse)
         yield
 
 

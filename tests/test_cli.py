@@ -263,8 +263,8 @@ def test_free_text_arrives_unharmed(pds: Callable, verb: Callable, text: str) ->
 @pytest.mark.parametrize("text", NASTY)
 def test_free_text_arrives_unharmed_in_a_sweep(pds: Callable, verb: Callable, text: str) -> None:
     verb("fake", DUMP)
-    assert pds("fake", "-m", f"prompt={text}", "seed=1").code == 0
-    assert [got(folder)["prompt"] for folder in run_folders()] == [text]
+    assert pds("fake", "-m", f"prompt={text}", "seed=1,2").code == 0
+    assert [got(folder)["prompt"] for folder in run_folders()] == [text] * 2
 
 
 def test_quoted_texts_between_commas_are_swept(pds: Callable, verb: Callable) -> None:

@@ -258,7 +258,9 @@ def _whole(cls: Any, folder: Path, **options: Any) -> Any:
             or no finite numbers.
     """
     if (folder / PACKED).is_file():
-        return _unpacked(cls, folder)
+        module = _unpacked(cls, folder)
+        check_finite(module)
+        return module
     module, info = cls.from_pretrained(folder, output_loading_info=True, **options)
     wrong = [*info["missing_keys"], *(info.get("mismatched_keys") or [])]
     wrong = [name for name in wrong if not str(name).endswith("position_ids")]
@@ -269,7 +271,7 @@ def _whole(cls: Any, folder: Path, **options: Any) -> Any:
 
 
 def _unpacked(cls: Any, folder: Path) -> Any:
-    """A part whose weights are packed, as those that ship are.
+    """A part whose weights are packed; see `pds_cli.weights`.
 
     Raises:
         UserError, RuntimeError: they are damaged, or of another part.
@@ -280,7 +282,6 @@ def _unpacked(cls: Any, folder: Path) -> Any:
     else:
         module = cls(cls.config_class.from_pretrained(folder))
     module.load_state_dict(tensors)
-    check_finite(module)
     return module
 
 
