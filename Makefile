@@ -34,10 +34,11 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 demo: $(STAMP) ## fit a NeRF, edit it by text with PDS, and say where the report is (PROMPT=…)
 	$(BIN)/pds edit scene=figurine 'prompt=$(PROMPT)'
 
-test: $(STAMP) ## ruff, mypy and all tests
+test: $(STAMP) ## ruff, mypy, the floors and all tests
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports setup.cfg --no-logo
 	$(BIN)/python -m pytest -q -n logical --maxprocesses 8 --dist worksteal
 
 format: $(STAMP) ## mend what ruff can mend

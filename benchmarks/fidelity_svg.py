@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from pds_cli.drawings.drawing import parse_drawing
+from pds_cli.drawings.rasterise import compiled, rasterise
 from pds_cli.emoji.icons import SETS, load_set
-from pds_cli.representations.svg.drawing import parse_drawing
-from pds_cli.representations.svg.rasterise import compiled, rasterise
 
 SIZE = 256
 LOW = 25.0

@@ -21,10 +21,10 @@ import torch
 from _timing import median_ms
 
 from pds_cli.backbones.stable_diffusion import StableDiffusion
-from pds_cli.editing import EditObjective
 from pds_cli.losses.pds import PDS
 from pds_cli.representations.nerf.representation import NeRF
 from pds_cli.scenes.toybox import ToyboxScene
+from pds_cli.training.distillation import EditObjective
 
 SIZES: dict[str, dict[str, Any]] = {
     "sd15": {"unet": (320, 640, 1280, 1280), "vae": (128, 256, 512, 512), "text": 768, "side": 512},

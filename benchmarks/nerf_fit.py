@@ -19,11 +19,11 @@ from unittest import mock
 
 import torch
 
-from pds_cli.fitting import fit_stage, measure
 from pds_cli.representations.nerf import volume
 from pds_cli.representations.nerf.representation import NeRF
 from pds_cli.scenes.toybox import ToyboxScene
-from pds_cli.trainer import step_generator
+from pds_cli.seeds import step_generator
+from pds_cli.training.fit import fit_stage, measure
 
 
 @contextmanager

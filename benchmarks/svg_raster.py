@@ -19,11 +19,11 @@ import torch
 from _timing import median_ms
 from numba import get_num_threads
 
+from pds_cli.drawings.drawing import Drawing, parse_drawing
+from pds_cli.drawings.rasterise import TOLERANCE, Numbers, compiled, rasterise
+from pds_cli.drawings.values import IDENTITY, apply
 from pds_cli.emoji.icons import load_set
 from pds_cli.kernels import raster
-from pds_cli.representations.svg.drawing import Drawing, parse_drawing
-from pds_cli.representations.svg.rasterise import TOLERANCE, Numbers, compiled, rasterise
-from pds_cli.representations.svg.values import IDENTITY, apply
 from pds_cli.scenes.svg import SAMPLES
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))

@@ -5,11 +5,12 @@
 
 from typing import TYPE_CHECKING, Any
 
+from pds_cli.version import __version__
+
 if TYPE_CHECKING:
     from pds_cli.errors import UserError
     from pds_cli.python import Run, edit, load_run
 
-__version__ = "0.1.0"
 __all__ = ["Run", "UserError", "__version__", "edit", "load_run"]
 
 _HOMES = {

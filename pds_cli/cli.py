@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import pkgutil
 import re
 import shutil
 import sys
@@ -31,23 +30,17 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-import pds_cli.verbs
-from pds_cli import __version__
-from pds_cli.catalogue import catalogue, did_you_mean
-from pds_cli.config import (
-    Folders,
-    conf_dir,
-    config_path,
-    run_folder,
-    sweep_words,
-    validate,
-)
-from pds_cli.errors import UserError, first_line
+from pds_cli.config import register
+from pds_cli.errors import UserError, did_you_mean, first_line
 from pds_cli.explain import explain, one_line
 from pds_cli.files import write_text
 from pds_cli.interrupts import as_keyboard_interrupt, raise_if_seen
+from pds_cli.options.catalogue import catalogue, conf_dir, config_path
+from pds_cli.options.checks import validate
+from pds_cli.options.job import run_folder
+from pds_cli.options.ranges import shown
 from pds_cli.overrides import CommandLine, job_count, read_command_line
-from pds_cli.ranges import shown
+from pds_cli.runs.outputs import Folders, sweep_words
 from pds_cli.runs.ownership import (
     CARD,
     LOCK,
@@ -64,6 +57,10 @@ from pds_cli.runs.ownership import (
     write_outcome,
 )
 from pds_cli.streams import own_logging
+from pds_cli.verbs.list import verb_names
+from pds_cli.version import __version__
+
+register()
 
 # What Hydra would write beside a run stands in run.json and config.yaml.
 NO_NOTES = "hydra.output_subdir=null"
@@ -123,12 +120,6 @@ def _dispatch(argv: list[str]) -> int:
         print(f"pds {name}: {verb.HELP}\n\n{(verb.__doc__ or '').strip()}")
         return 0
     return int(verb.main(rest) or 0)
-
-
-def verb_names() -> list[str]:
-    """The verbs there are, one for each module in `pds_cli.verbs`."""
-    modules = pkgutil.iter_modules(pds_cli.verbs.__path__)
-    return sorted(module.name for module in modules if not module.name.startswith("_"))
 
 
 def _guide() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import difflib
+from collections.abc import Iterable, Sequence
 
 
 class UserError(Exception):
@@ -23,3 +24,15 @@ def check_choice(key: str, value: str, choices: Iterable[str]) -> None:
     choices = list(choices)
     if value not in choices:
         raise UserError(f"{key}={value} is unknown; choose one of {', '.join(choices)}")
+
+
+def nearest(word: str, words: Sequence[str]) -> str | None:
+    """The word most like `word`, or None where nothing is alike."""
+    found = difflib.get_close_matches(word, list(words), 1, cutoff=0.5)
+    return found[0] if found else None
+
+
+def did_you_mean(word: str, words: Sequence[str]) -> str:
+    """`; did you mean x?`, or a full stop."""
+    near = nearest(word, words)
+    return f"; did you mean {near}?" if near else "."

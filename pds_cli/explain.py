@@ -30,10 +30,9 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from pds_cli.catalogue import catalogue, did_you_mean
-from pds_cli.config import conf_dir
-from pds_cli.errors import UserError, first_line
-from pds_cli.ranges import shown
+from pds_cli.errors import UserError, did_you_mean, first_line
+from pds_cli.options.catalogue import catalogue, conf_dir
+from pds_cli.options.ranges import shown
 
 _WORDS = {
     **dict.fromkeys(("Integer", "int"), "a whole number"),

@@ -16,15 +16,15 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from pds_cli.catalogue import shipped_targets
 from pds_cli.errors import UserError
+from pds_cli.options.catalogue import shipped_targets
 
 # Kind → the classes that a component extends, or the methods that it has.
 CONTRACTS: dict[str, tuple[str, ...]] = {
     "scene": ("pds_cli.scenes.base.Scene",),
     "representation": ("pds_cli.representations.base.Representation",),
     "backbone": ("pds_cli.backbones.base.Backbone",),
-    "loss": ("pds_cli.losses.base.Loss", "pds_cli.dataset_update.DatasetUpdateObjective"),
+    "loss": ("pds_cli.losses.base.Loss", "pds_cli.training.dataset_update.DatasetUpdateObjective"),
     "editor": ("pds_cli.editors.base.Editor",),
     "optimizer": ("torch.optim.Optimizer",),
     "logger": ("log()", "image()", "close()"),

@@ -30,7 +30,7 @@ from hydra.errors import HydraException
 
 from pds_cli.errors import UserError
 from pds_cli.instantiate import escape_text
-from pds_cli.ranges import shown
+from pds_cli.options.ranges import shown
 
 MOST_JOBS = 10_000  # of a sweep: Hydra composes each twice, and takes some 0.2 s for it
 MOST_BYTES = 4_000_000  # of a file of prompts

@@ -64,7 +64,7 @@ class Run:
         Raises:
             UserError: an unknown kind, or a picture that cannot be read.
         """
-        from pds_cli.images import decode_image, open_image
+        from pds_cli.pictures.files import decode_image, open_image
 
         check_choice("kind", kind, KINDS)
         found = {}

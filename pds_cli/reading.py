@@ -21,6 +21,8 @@ from pds_cli.errors import UserError
 MAX_BYTES = 32 * 2**20
 MAX_YAML_BYTES = 2**20  # YAML is read some hundred times slower than JSON
 MAX_DEPTH = 64
+MAX_PIXELS = 80_000_000
+"""Largest image that is read; a 30,000 × 30,000 header alone would ask for gigabytes."""
 _WORD = "tag:yaml.org,2002:"
 
 

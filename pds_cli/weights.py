@@ -5,17 +5,12 @@ q = round(W / s) with s_c = max|W_c| / 127 for its channel c, so that W ≈ s·q
 most s/2 (symmetric quantisation a channel: Krishnamoorthi, arXiv 1806.08342, section 3.1).
 Vectors, and tensors of less than 1,024 numbers, are stored in half precision. What is read is
 float32.
-
-    python -m pds_cli.weights outputs/toybox pds_cli/data/toybox
-
-packs a backbone that `pds pretrain` wrote, with its probe or similarity model.
+`pds_cli.pretraining.packing` packs a whole backbone.
 """
 
 from __future__ import annotations
 
-import shutil
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,49 +85,3 @@ def _half(name: str, tensor: Tensor) -> Tensor:
     if not bool(half.isfinite().all()):
         raise ValueError(f"{name} does not fit half precision")
     return half
-
-
-def pack_backbone(source: Path, target: Path) -> None:
-    """Packs a backbone folder for the package: the parts' weights, and the models beside them.
-
-    Raises:
-        UserError: there is no backbone, or the target cannot be written.
-    """
-    from pds_cli.backbones.embedded import load_parts
-
-    parts = load_parts(source)
-    _copy(source, target)
-    for part in ("unet", "text_encoder", "vae"):
-        for old in (target / part).glob("*.safetensors"):
-            old.unlink()
-        _copy(source / part, target / part)
-        write_weights(target / part / PACKED, parts[part].state_dict(), {"part": part})
-    for rest in ("tokenizer", "scheduler"):
-        _copy(source / rest, target / rest)
-    for file in source.glob("*.safetensors"):
-        write_weights(target / file.name, *read_weights(file))
-    for file in target.rglob("*.safetensors"):
-        file.chmod(0o644)  # they are written as private files
-
-
-def _copy(source: Path, target: Path) -> None:
-    """The small files of a part."""
-    target.mkdir(parents=True, exist_ok=True)
-    for file in source.glob("*.json"):
-        if file.resolve() != (target / file.name).resolve():
-            shutil.copy(file, target / file.name)
-
-
-def main(argv: Sequence[str]) -> list[Path]:
-    """Packs the backbone of the first word into the second; returns that."""
-    from pds_cli.figures.command import check_words
-
-    check_words(argv, 2, 2, __doc__)
-    pack_backbone(Path(argv[0]), Path(argv[1]))
-    return [Path(argv[1])]
-
-
-if __name__ == "__main__":
-    from pds_cli.figures.command import run
-
-    sys.exit(run(main))

@@ -11,7 +11,8 @@ from torch import Tensor
 from pds_cli.backbones.base import Text
 from pds_cli.backbones.mixture import MixtureBackbone
 from pds_cli.representations.base import Representation
-from pds_cli.scenes.base import Scene, View
+from pds_cli.scenes.base import Scene
+from pds_cli.views.view import View
 
 SIDE = 4
 

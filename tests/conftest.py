@@ -12,6 +12,10 @@ from typing import Any
 
 import pytest
 
+from pds_cli.config import register
+
+register()
+
 # Workers of pytest-xdist share the cores, before torch and Numba take all of them for each.
 if "PYTEST_XDIST_WORKER" in os.environ:
     share = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
@@ -102,7 +106,7 @@ def verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
 
     def add(name: str, body: str, *, config: str | None = "edit", rest: str = "") -> str:
         source = f'HELP = "a verb of the tests"\nCONFIG = {config!r}\n'
-        source += "import json\nfrom pds_cli.config import run_folder\n"
+        source += "import json\nfrom pds_cli.options.job import run_folder\n"
         source += "from pds_cli.errors import UserError\n" + textwrap.dedent(rest)
         source += "\ndef main(cfg):\n" + textwrap.indent(textwrap.dedent(body), "    ")
         (folder / f"{name}.py").write_text(source, encoding="utf-8")
@@ -118,7 +122,7 @@ def gallery_images() -> Any:
     import numpy as np
     import torch
 
-    from pds_cli.toybox.benchmark import FIGURES
+    from pds_cli.toybox.cases import FIGURES
     from pds_cli.toybox.gallery import picture
 
     tiles = np.stack([picture(figure, camera) for figure, camera in FIGURES])
@@ -175,13 +179,13 @@ def warm_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Jobs of benchmarks begin with everything imported: see warm_jobs.py."""
     from warm_jobs import run_warm
 
-    monkeypatch.setattr("pds_cli.runs.jobs._run", run_warm)
+    monkeypatch.setattr("pds_cli.benchmarks.jobs._run", run_warm)
 
 
 @pytest.fixture
 def stopping(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], None]:
     """`stopping("fit", 7)`: the next run gets SIGTERM's request in that stage's seventh step."""
-    from pds_cli.trainer import Trainer
+    from pds_cli.training.trainer import Trainer
 
     original = Trainer._one_step
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pds_cli.backbones.base import Backbone
 from pds_cli.backbones.mixture import MixtureBackbone
-from pds_cli.losses import Loss
+from pds_cli.losses.base import Loss
 
 
 def small_mixture() -> MixtureBackbone:

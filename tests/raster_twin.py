@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pds_cli.drawings.rasterise import Numbers, Program
 from pds_cli.kernels import raster
-from pds_cli.representations.svg.rasterise import Numbers, Program
 
 
 def bezier(points: Tensor, t: Tensor) -> Tensor:

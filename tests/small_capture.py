@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pds_cli.scenes.cameras import look_at
 from pds_cli.scenes.nerfstudio import NerfstudioScene
+from pds_cli.views.cameras import look_at
 
 # A photographer's world: far from the origin, and its up is nobody's axis.
 PLACES = [(40.0 + 3 * math.cos(a), -20.0 + 3 * math.sin(a), 5.0 + 0.3 * a) for a in range(6)]

@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pds_cli.representations.base import Rendering
-from pds_cli.scenes.base import Region
-from pds_cli.scenes.cameras import Camera, look_at
-from pds_cli.scenes.poses import IDENTITY
+from pds_cli.views.cameras import Camera, look_at
+from pds_cli.views.poses import IDENTITY
+from pds_cli.views.view import Region, Rendering
 
 CENTRE = (1.0, -2.0, 0.5)
 

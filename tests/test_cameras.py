@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pds_cli.errors import UserError
-from pds_cli.scenes.cameras import Camera, distort, look_at, undistort
+from pds_cli.views.cameras import Camera, distort, look_at, undistort
 
 Lens = tuple[float, float, float, float, float, float]
 NUMBER = st.floats(-1, 1)

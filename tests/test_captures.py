@@ -32,14 +32,14 @@ from rendered_scene import (
 from torch import Tensor
 
 from pds_cli.errors import UserError
-from pds_cli.scenes.base import View
 from pds_cli.scenes.blender import BlenderScene
-from pds_cli.scenes.cameras import look_at
 from pds_cli.scenes.capture import CaptureScene
 from pds_cli.scenes.colmap import ColmapScene
 from pds_cli.scenes.nerfstudio import NerfstudioScene
-from pds_cli.scenes.poses import IDENTITY, Similarity, checked_pose, focus, normalisation
 from pds_cli.scenes.sfm import import_photos, photo_files
+from pds_cli.views.cameras import look_at
+from pds_cli.views.poses import IDENTITY, Similarity, checked_pose, focus, normalisation
+from pds_cli.views.view import View
 
 pytest.importorskip("pyvista", reason="PyVista renders the photos of these tests")
 

@@ -173,7 +173,7 @@ def test_a_named_fit_and_an_edit_of_an_edit(
     pds: Pds, tiny_backbone: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("pyvista", reason="PyVista renders the small pictures of this test")
-    from pds_cli.trainer import Trainer
+    from pds_cli.training.trainer import Trainer
 
     stages, original = [], Trainer._one_step
 

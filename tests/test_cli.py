@@ -14,10 +14,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pds_cli.cli import EXAMPLES, verb_names
-from pds_cli.config import Folders, conf_dir, output_folder
+from pds_cli.cli import EXAMPLES
 from pds_cli.errors import UserError
+from pds_cli.options.catalogue import conf_dir
 from pds_cli.overrides import read_command_line
+from pds_cli.runs.outputs import Folders, output_folder
+from pds_cli.verbs.list import verb_names
 
 ROOT = Path(__file__).resolve().parent.parent
 # Writes what arrived, where the test can find it.

@@ -13,8 +13,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from pds_cli.catalogue import catalogue, describe, shipped_targets
-from pds_cli.config import GROUP_SCHEMAS, VERB_SCHEMAS, conf_dir, keys_of, validate
 from pds_cli.errors import UserError
 from pds_cli.instantiate import (
     CONTRACTS,
@@ -24,6 +22,9 @@ from pds_cli.instantiate import (
     instantiate,
     resolve_config,
 )
+from pds_cli.options.catalogue import catalogue, conf_dir, describe, shipped_targets
+from pds_cli.options.checks import keys_of, validate
+from pds_cli.options.schemas import GROUP_SCHEMAS, VERB_SCHEMAS
 from pds_cli.overrides import FREE_TEXT, quote_free_text
 
 # Benchmarks and experiments hold configs of other groups.
@@ -63,7 +64,7 @@ def test_each_shipped_option_is_typed_and_fits_its_constructor(option: str) -> N
     group = option.rpartition("/")[0]
     config = next(verb for verb in VERB_SCHEMAS if group in keys_of(verb))
     node = composed(f"{group}={option.rpartition('/')[2]}", config=config)[group]
-    assert option in GROUP_SCHEMAS, f"{option} has no schema in pds_cli/config.py"
+    assert option in GROUP_SCHEMAS, f"{option} has no schema in pds_cli/options/schemas.py"
     assert OmegaConf.get_type(node) is GROUP_SCHEMAS[option]
     if node.get("_target_") is None:
         return
@@ -196,10 +197,10 @@ def test_values_out_of_range_are_named(key: str, value: Any) -> None:
         "os.system",
         "builtins.eval",
         "pds_cli.files.write_text",
-        "pds_cli.runs.jobs.edit_job",
+        "pds_cli.benchmarks.jobs.edit_job",
         "pds_cli.cli.os.system",
         "pds_cli.cli.import_module",
-        "pds_cli.catalogue.difflib.get_close_matches",
+        "pds_cli.options.catalogue.difflib.get_close_matches",
         "pds_cli.cli.main",
         "pds_cli.instantiate.instantiate",
         "pds_cli.verbs.list.main",

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from pds_cli.metrics.consistency import consistency, view_consistency, warp
-from pds_cli.representations.base import Rendering
-from pds_cli.scenes.cameras import Camera, look_at
+from pds_cli.views.cameras import Camera, look_at
+from pds_cli.views.view import Rendering
 
 SIZE = 48
 

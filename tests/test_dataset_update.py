@@ -14,14 +14,16 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from pds_cli.backbones.base import Backbone, Text
-from pds_cli.config import conf_dir
-from pds_cli.dataset_update import DatasetUpdateObjective, refine_stage
-from pds_cli.editors import Editor, SDEdit
-from pds_cli.editors.base import decode, encode
+from pds_cli.editors.base import Editor, decode, encode
+from pds_cli.editors.sdedit import SDEdit
 from pds_cli.errors import UserError
+from pds_cli.options.catalogue import conf_dir
 from pds_cli.runs.folder import RunFolder
-from pds_cli.scenes.base import Scene, View
-from pds_cli.trainer import Objective, Stage, Trainer, step_generator
+from pds_cli.scenes.base import Scene
+from pds_cli.seeds import step_generator
+from pds_cli.training.dataset_update import DatasetUpdateObjective, refine_stage
+from pds_cli.training.trainer import Objective, Stage, Trainer
+from pds_cli.views.view import View
 
 
 class Brighter(Editor):
@@ -444,10 +446,10 @@ def test_a_yaml_of_ones_own_needs_only_the_options_of_the_docs_example() -> None
 def test_the_stage_runs_after_an_edit_on_a_network(tiny_backbone: Path, tmp_path: Path) -> None:
     """Edit, then refine: the picture is fitted to what SDEdit made of the edited one."""
     from pds_cli.backbones.embedded import EmbeddedBackbone
-    from pds_cli.editing import EditObjective
-    from pds_cli.losses import PDS
+    from pds_cli.losses.pds import PDS
     from pds_cli.representations.image import ImageRepresentation
     from pds_cli.scenes.figurine import FigurineScene
+    from pds_cli.training.distillation import EditObjective
 
     backbone = EmbeddedBackbone(model=str(tiny_backbone), device="cpu")
     scene = FigurineScene()

@@ -17,11 +17,11 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from pds_cli import __version__
-from pds_cli.catalogue import catalogue
-from pds_cli.cli import verb_names
-from pds_cli.config import conf_dir, validate
+from pds_cli.options.catalogue import catalogue, conf_dir
+from pds_cli.options.checks import validate
 from pds_cli.overrides import read_command_line
+from pds_cli.verbs.list import verb_names
+from pds_cli.version import __version__
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -249,7 +249,7 @@ def test_the_layout_of_the_design_is_the_layout() -> None:
 
 
 def test_the_toybox_page_agrees_with_the_world() -> None:
-    from pds_cli.toybox.benchmark import EDITS
+    from pds_cli.toybox.cases import EDITS
     from pds_cli.toybox.world import ATTRIBUTES, Figure
 
     page = ROOT / "docs/toybox.md"

@@ -7,10 +7,10 @@ import torch
 from albums import Album, Pages, gaussians, texts
 from torch import Tensor
 
-from pds_cli.editing import EditObjective
-from pds_cli.losses import PDS
-from pds_cli.scenes.base import View
-from pds_cli.trainer import step_generator
+from pds_cli.losses.pds import PDS
+from pds_cli.seeds import step_generator
+from pds_cli.training.distillation import EditObjective
+from pds_cli.views.view import View
 
 
 class Heavy(Pages):

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pds_cli.backbones.mixture import MixtureBackbone
-from pds_cli.editors import SDEdit
+from pds_cli.backbones.sampling import ddim, ddim_timesteps
+from pds_cli.editors.sdedit import SDEdit
 from pds_cli.errors import UserError
-from pds_cli.sampling import ddim, ddim_timesteps
 
 MEAN, STD = 0.6, 0.08
 

@@ -19,15 +19,17 @@ from torch import Tensor
 
 from pds_cli.errors import UserError
 from pds_cli.evaluation.scores import RunScores
-from pds_cli.evaluation.study import Answer, preferences
 from pds_cli.evaluation.table import ScoreTable, bootstrap
-from pds_cli.images import write_image
-from pds_cli.metrics import lpips, psnr, ssim
 from pds_cli.metrics.clip import Clip
 from pds_cli.metrics.consistency import view_consistency
-from pds_cli.path_rendering import load_result
+from pds_cli.metrics.lpips import lpips
+from pds_cli.metrics.psnr import psnr
+from pds_cli.metrics.ssim import ssim
+from pds_cli.pages.study import Answer, preferences
+from pds_cli.pictures.files import write_image
+from pds_cli.results.path_rendering import load_result
 from pds_cli.runs.record import RunRecord
-from pds_cli.scenes.paths import turntable
+from pds_cli.views.paths import turntable
 
 
 def save_clip(folder: Path, seed: int = 0) -> Path:
@@ -146,7 +148,7 @@ def test_scores_of_runs(pds: Callable, tmp_path: Path) -> None:
     assert done.code == 0, done.err
     found = results(tmp_path / "eval")
     assert [row["method"] for row in found["runs"]] == ["sds", "dds", "dds"]
-    from pds_cli.images import read_image
+    from pds_cli.pictures.files import read_image
 
     shown = [
         read_image(tmp_path / "runs" / "1" / "renders" / f"{name}_front.png").image

@@ -19,18 +19,19 @@ from soft_ball import CENTRE, SoftBall, ring
 from torch import Tensor
 
 from pds_cli.errors import UserError
-from pds_cli.exporting import (
+from pds_cli.results.exporting import (
     back_project,
     surface,
     write_cameras,
     write_mesh,
     write_point_cloud,
 )
-from pds_cli.path_rendering import render_path, write_renders, write_turntable
-from pds_cli.scenes.base import Region, Scene, View
-from pds_cli.scenes.cameras import Camera
+from pds_cli.results.path_rendering import render_path, write_renders, write_turntable
+from pds_cli.scenes.base import Scene
 from pds_cli.scenes.nerfstudio import NerfstudioScene
-from pds_cli.scenes.paths import camera_path, read_cameras
+from pds_cli.views.cameras import Camera
+from pds_cli.views.paths import camera_path, read_cameras
+from pds_cli.views.view import Region, View
 
 # The ball's density is `solid` on its surface; a region's radius makes a threshold of it.
 THRESHOLD = 20.0 * 1.5
@@ -364,7 +365,9 @@ def test_export_from_the_command_line(pds: Callable[..., Answer], run: Path) -> 
 def test_both_verbs_show_the_ball(
     pds: Callable[..., Answer], run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pds_cli.path_rendering.load_result", lambda run, device: SoftBall())
+    monkeypatch.setattr(
+        "pds_cli.results.path_rendering.load_result", lambda run, device: SoftBall()
+    )
     assert pds("render", f"run={run}", "frames=2", "size=24").code == 0
     with Image.open(run / "renders_turntable" / "rgb_0000.png") as file:
         pixels = np.asarray(file).astype(int)

@@ -17,11 +17,11 @@ from small_capture import capture, run_of
 from soft_ball import CENTRE, SoftBall, ring
 
 from pds_cli.errors import UserError
-from pds_cli.exporting import write_cameras, write_mesh, write_point_cloud, write_transform
-from pds_cli.scenes.cameras import Camera
+from pds_cli.results.exporting import write_cameras, write_mesh, write_point_cloud, write_transform
 from pds_cli.scenes.nerfstudio import NerfstudioScene
-from pds_cli.scenes.paths import read_cameras
-from pds_cli.scenes.poses import IDENTITY, Similarity
+from pds_cli.views.cameras import Camera
+from pds_cli.views.paths import read_cameras
+from pds_cli.views.poses import IDENTITY, Similarity
 
 TURN = torch.tensor([[0.0, -0.6, 0.8], [1.0, 0.0, 0.0], [0.0, 0.8, 0.6]], dtype=torch.float64)
 PLACED = Similarity(torch.cat([TURN, torch.tensor([[3.0], [-7.0], [2.0]])], -1).double(), 0.25)

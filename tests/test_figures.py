@@ -12,9 +12,9 @@ from types import ModuleType
 import pytest
 from PIL import Image
 
-from pds_cli import weights
 from pds_cli.figures import demo, frontier, paper, picture, strips, svg_edits, toy2d, turntables
-from pds_cli.figures.command import run
+from pds_cli.pretraining import packing
+from pds_cli.scripts import run
 
 ROOT = Path(__file__).resolve().parent.parent
 WRONG = [
@@ -27,8 +27,8 @@ WRONG = [
     (toy2d, ["colour=red"], "colour"),
     (frontier, ["nowhere"], "run make figure-frontier"),
     (paper, ["nowhere", "nowhere/paper.md"], "run make figure-image"),
-    (weights, ["a"], "1 words were given; call it as python -m pds_cli.weights outputs/toybox"),
-    (weights, ["nowhere", "out"], "nowhere holds no backbone"),
+    (packing, ["a"], "1 words were given; call it as python -m pds_cli.pretraining.packing"),
+    (packing, ["nowhere", "out"], "nowhere holds no backbone"),
     (picture, ["a.png"], "1 words were given; call it as python -m pds_cli.figures.picture"),
     (picture, ["nowhere.png", "a.webp"], "nowhere.png"),
     (paper, ["a", "b", "c", "d"], "call it as python -m pds_cli.figures.paper"),

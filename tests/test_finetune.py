@@ -14,8 +14,8 @@ from torch import Tensor
 from pds_cli.backbones.base import Backbone
 from pds_cli.backbones.embedded import EmbeddedBackbone
 from pds_cli.backbones.stable_diffusion import StableDiffusion
-from pds_cli.finetuning import DreamBoothObjective, read_pictures, trainable_unet
-from pds_cli.images import write_image
+from pds_cli.pictures.files import write_image
+from pds_cli.pretraining.dreambooth import DreamBoothObjective, read_pictures, trainable_unet
 from pds_cli.runs.checkpoint import load_checkpoint
 
 SUBJECT, CLASS = "a photo of sks man", "a photo of a man"
@@ -110,7 +110,7 @@ def test_the_prior_is_preserved(
     assert kept.code == 0, kept.err
     assert pds(*words(pictures, *common, "out=plain")).code == 0
     before = EmbeddedBackbone(str(tiny_backbone), device="cpu")
-    from pds_cli.sampling import sample
+    from pds_cli.backbones.sampling import sample
 
     images = sample(before, CLASS, 4, guidance=6.0)
     errors = {

@@ -15,7 +15,7 @@ import torch
 from conftest import Answer
 
 from pds_cli.runs.checkpoint import load_checkpoint
-from pds_cli.trainer import Trainer
+from pds_cli.training.trainer import Trainer
 
 pytest.importorskip("pyvista", reason="PyVista renders the small pictures of these tests")
 

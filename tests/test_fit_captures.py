@@ -22,14 +22,15 @@ from rendered_scene import (
     write_nerfstudio,
 )
 
-from pds_cli.fitting import ensure_fit, measure
 from pds_cli.representations.nerf.representation import NeRF
 from pds_cli.runs.folder import RunFolder
-from pds_cli.scenes.base import Scene, View
+from pds_cli.scenes.base import Scene
 from pds_cli.scenes.blender import BlenderScene
 from pds_cli.scenes.capture import CaptureScene
 from pds_cli.scenes.colmap import ColmapScene
 from pds_cli.scenes.nerfstudio import NerfstudioScene
+from pds_cli.training.fit import ensure_fit, measure
+from pds_cli.views.view import View
 
 pytest.importorskip("pyvista", reason="PyVista renders the photos of these tests")
 

@@ -19,9 +19,9 @@ import yaml
 from conftest import TINY_MODEL, Answer
 from small_capture import capture, run_of
 
-from pds_cli.catalogue import catalogue
-from pds_cli.cli import verb_names
 from pds_cli.explain import Line
+from pds_cli.options.catalogue import catalogue
+from pds_cli.verbs.list import verb_names
 
 SEED, CASES = map(int, os.environ.get("PDS_FUZZ", "19:300").split(":"))
 FIELD = [
@@ -65,8 +65,8 @@ def place(
     from huggingface_hub import constants
     from PIL import Image
 
-    import pds_cli.sampling as sampling
-    from pds_cli.trainer import Trainer
+    import pds_cli.backbones.sampling as sampling
+    from pds_cli.training.trainer import Trainer
 
     folder = tmp_path / "around/place"
     (folder / "empty").mkdir(parents=True)

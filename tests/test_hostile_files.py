@@ -27,15 +27,15 @@ from small_capture import capture, run_of
 from torch import Tensor
 
 from pds_cli.errors import UserError
-from pds_cli.images import read_image
+from pds_cli.pictures.files import read_image
 from pds_cli.representations.nerf.representation import NeRF
 from pds_cli.runs.folder import RunFolder
 from pds_cli.scenes.capture import CaptureScene
 from pds_cli.scenes.colmap import ColmapScene, camera_of
 from pds_cli.scenes.colmap_model import read_model
 from pds_cli.scenes.nerfstudio import NerfstudioScene
-from pds_cli.scenes.paths import camera_path
-from pds_cli.trainer import Objective, Stage, Trainer
+from pds_cli.training.trainer import Objective, Stage, Trainer
+from pds_cli.views.paths import camera_path
 
 Pds = Callable[..., Answer]
 
@@ -137,7 +137,7 @@ def test_captures_of_small_photos_are_fitted_and_measured(pds: Pds, tmp_path: Pa
     ["<style>rect{fill:" + "(" * 5000 + "}</style>", '<rect style="fill:' + "f(" * 5000 + '"/>'],
 )
 def test_a_drawing_of_deep_styles_is_refused(tmp_path: Path, inside: str) -> None:
-    from pds_cli.representations.svg.drawing import read_drawing
+    from pds_cli.drawings.drawing import read_drawing
 
     path = tmp_path / "d.svg"
     path.write_text(f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 8 8">{inside}</svg>')
@@ -469,7 +469,7 @@ def test_an_optimiser_of_other_settings_does_not_fit(saved: Saved) -> None:
 def test_a_damaged_kept_fit_is_made_anew(tmp_path: Path, photos: Path) -> None:
     from types import SimpleNamespace
 
-    from pds_cli.fitting import ensure_fit, fit_key
+    from pds_cli.training.fit import ensure_fit, fit_key
 
     (photos / "transforms.json").write_text(json.dumps(TRANSFORMS))
     scene = NerfstudioScene(photos)
@@ -602,7 +602,7 @@ def test_weights_of_a_backbone_that_are_none(tiny_backbone: Path, tmp_path: Path
 
 
 def test_pretraining_data_that_are_none(pds: Pds) -> None:
-    from pds_cli.pretraining.dataset import load_captioned_images
+    from pds_cli.pictures.captioned import load_captioned_images
 
     Path("data").mkdir()
     Path("data/a.png").write_bytes(png(b"\0" * 10, 20, 12))

@@ -13,12 +13,12 @@ from conftest import TINY_MODEL, Answer
 from PIL import Image
 
 from pds_cli.backbones.embedded import EmbeddedBackbone
-from pds_cli.emoji import benchmark
+from pds_cli.backbones.sampling import sample
+from pds_cli.benchmarks import icons as benchmark
 from pds_cli.emoji.data import captions, make_dataset
 from pds_cli.emoji.icons import PACKAGES, SETS, load_icons, load_set
 from pds_cli.emoji.similarity import IconSimilarity, load_similarity, save_similarity
 from pds_cli.errors import UserError
-from pds_cli.sampling import sample
 
 BODIES = {
     "1f431": '<circle cx="18" cy="18" r="14" fill="#fc0"/><path d="M6 10L4 2L14 5Z" fill="#c80"/>',

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from pds_cli.backbones.base import Backbone, Text
 from pds_cli.errors import UserError
-from pds_cli.images import read_image, resize
+from pds_cli.pictures.files import read_image, resize
 from pds_cli.representations.image import ImageRepresentation
-from pds_cli.scenes.base import Scene, View
+from pds_cli.scenes.base import Scene
 from pds_cli.scenes.image import ImageScene
+from pds_cli.views.view import View
 
 
 class LossyBackbone(Backbone):

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from pds_cli.errors import UserError
-from pds_cli.images import from_over_white, over_white, read_image, resize, write_image
+from pds_cli.pictures.files import from_over_white, over_white, read_image, resize, write_image
 from pds_cli.scenes.image import ImageScene
 
 

@@ -16,15 +16,16 @@ from torch import Tensor
 
 from pds_cli.backbones.embedded import EmbeddedBackbone
 from pds_cli.backbones.mixture import MixtureBackbone
-from pds_cli.dataset_update import refine_stage
-from pds_cli.editors import DDIMInversion, DDPMInversion, Editor
-from pds_cli.editors.base import decode, encode
+from pds_cli.backbones.sampling import ddim_timesteps
+from pds_cli.editors.base import Editor, decode, encode
+from pds_cli.editors.ddim_inversion import DDIMInversion
+from pds_cli.editors.ddpm_inversion import DDPMInversion
 from pds_cli.editors.instruct_pix2pix import InstructModel, InstructPix2Pix
 from pds_cli.errors import UserError
-from pds_cli.images import read_picture
+from pds_cli.pictures.files import read_picture
 from pds_cli.representations.image import ImageRepresentation
-from pds_cli.sampling import ddim_timesteps
 from pds_cli.scenes.figurine import FigurineScene
+from pds_cli.training.dataset_update import refine_stage
 
 ROBOT, MAN = "a photo of a robot", "a photo of a man"
 

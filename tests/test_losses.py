@@ -14,7 +14,12 @@ from torch import Tensor
 from pds_cli.backbones.base import Backbone, Text
 from pds_cli.backbones.mixture import MixtureBackbone, scaled_linear
 from pds_cli.errors import UserError
-from pds_cli.losses import DDS, PDS, SDS, Loss, Walk, inject, posterior_coefficients
+from pds_cli.losses.base import Loss, inject
+from pds_cli.losses.coefficients import posterior_coefficients
+from pds_cli.losses.dds import DDS
+from pds_cli.losses.pds import PDS
+from pds_cli.losses.sds import SDS
+from pds_cli.losses.timesteps import Walk
 
 TIMESTEPS = torch.tensor([21, 101, 501, 901, 979])
 LOSSES = {

@@ -19,26 +19,23 @@ from torch import Tensor
 from pds_cli.backbones.base import Backbone
 from pds_cli.backbones.embedded import EmbeddedBackbone
 from pds_cli.backbones.mixture import MixtureBackbone
+from pds_cli.backbones.sampling import ddim, ddim_invert
 from pds_cli.backbones.stable_diffusion import StableDiffusion
-from pds_cli.config import conf_dir
 from pds_cli.errors import UserError
-from pds_cli.losses import (
-    CDS,
-    CSD,
-    DDS,
-    IDS,
-    ISM,
-    NFSD,
-    SDI,
-    SDS,
-    VSD,
-    DreamCatalyst,
-    Loss,
-    SDSBridge,
-)
-from pds_cli.losses.cds import patch_contrast
+from pds_cli.losses.base import Loss
+from pds_cli.losses.cds import CDS, patch_contrast
+from pds_cli.losses.csd import CSD
+from pds_cli.losses.dds import DDS
+from pds_cli.losses.dreamcatalyst import DreamCatalyst
+from pds_cli.losses.ids import IDS
+from pds_cli.losses.ism import ISM
+from pds_cli.losses.nfsd import NFSD
+from pds_cli.losses.sdi import SDI
+from pds_cli.losses.sds import SDS
+from pds_cli.losses.sds_bridge import SDSBridge
+from pds_cli.losses.vsd import VSD
+from pds_cli.options.catalogue import conf_dir
 from pds_cli.runs.checkpoint import load_checkpoint
-from pds_cli.sampling import ddim, ddim_invert
 
 LOSSES: dict[str, Loss] = {
     "csd": CSD(source_weight=0.5),

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from pds_cli.errors import UserError
-from pds_cli.metrics import Lpips, lpips, psnr, ssim
+from pds_cli.metrics.lpips import Lpips, lpips
+from pds_cli.metrics.psnr import psnr
+from pds_cli.metrics.ssim import ssim
 
 
 def pair(*shape: int) -> tuple[Tensor, Tensor]:

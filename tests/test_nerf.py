@@ -21,8 +21,9 @@ from pds_cli.representations.nerf import volume
 from pds_cli.representations.nerf.field import RadianceField
 from pds_cli.representations.nerf.occupancy import OccupancyGrid
 from pds_cli.representations.nerf.representation import NeRF
-from pds_cli.scenes.base import Region, Scene, View
-from pds_cli.scenes.cameras import Camera, look_at
+from pds_cli.scenes.base import Scene
+from pds_cli.views.cameras import Camera, look_at
+from pds_cli.views.view import Region, View
 
 CENTRE = (1.0, -2.0, 0.5)
 GRID = {"levels": 4, "features": 2, "log2_table": 10, "base_resolution": 4, "growth": 1.7}

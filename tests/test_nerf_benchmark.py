@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from test_fit import SMALL
 
+from pds_cli.benchmarks.nerf import NerfEditBenchmark, markdown
 from pds_cli.errors import UserError
-from pds_cli.toybox.nerf_benchmark import NerfEditBenchmark, markdown
 from pds_cli.toybox.probe import Probe, load_probe, save_probe
 
 pytest.importorskip("pyvista", reason="PyVista renders the true edits")
@@ -26,7 +26,7 @@ def bench(
     torch.manual_seed(0)
     save_probe(Probe(), tmp_path / "probe.safetensors")
     monkeypatch.setattr(
-        "pds_cli.toybox.nerf_benchmark.load_probe",
+        "pds_cli.benchmarks.nerf.load_probe",
         lambda: load_probe(tmp_path / "probe.safetensors"),
     )
     words = [word for word in SMALL if word != "scene=figurine"]

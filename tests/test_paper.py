@@ -17,14 +17,13 @@ from conftest import Answer
 from PIL import Image
 from rendered_scene import photograph, ring, write_nerfstudio
 
-from pds_cli.catalogue import catalogue
-from pds_cli.config import conf_dir
+from pds_cli.benchmarks.published import EditsBenchmark, photo_edits
 from pds_cli.errors import UserError
-from pds_cli.evaluation.benchmark import EditsBenchmark, photo_edits
 from pds_cli.figures import frontier, paper
-from pds_cli.figures.command import run
 from pds_cli.figures.strips import HEIGHT, write_strips
+from pds_cli.options.catalogue import catalogue, conf_dir
 from pds_cli.scenes.svg import SVGScene
+from pds_cli.scripts import run
 
 ROOT = Path(__file__).parents[1]
 EDITS = sorted(name for name in catalogue()["experiment"] if name.startswith("paper/"))

@@ -16,9 +16,8 @@ from soft_ball import CENTRE, ring
 from torch import Tensor
 
 from pds_cli.errors import UserError
-from pds_cli.scenes.base import Region
-from pds_cli.scenes.cameras import Camera, look_at
-from pds_cli.scenes.paths import (
+from pds_cli.views.cameras import Camera, look_at
+from pds_cli.views.paths import (
     camera_path,
     fitted,
     listed,
@@ -27,6 +26,7 @@ from pds_cli.scenes.paths import (
     read_cameras,
     turntable,
 )
+from pds_cli.views.view import Region
 
 MIDDLE = torch.tensor(CENTRE)
 LENS = (0.1, 0.0, 0.01, 0.0, 0.0, 0.0)

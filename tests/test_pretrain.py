@@ -19,12 +19,12 @@ from safetensors.torch import load_file
 
 from pds_cli.backbones.embedded import EmbeddedBackbone, EmbeddedInstructModel
 from pds_cli.errors import UserError
+from pds_cli.pictures.captioned import load_captioned_images
 from pds_cli.pretraining.components import (
     build_components,
     load_components,
     save_components,
 )
-from pds_cli.pretraining.dataset import load_captioned_images
 from pds_cli.pretraining.objectives import (
     DecodingObjective,
     DenoisingObjective,
@@ -461,8 +461,8 @@ def test_denoising_learns(tiny_components: Any) -> None:
     """On one picture the loss falls well below that of an untrained network."""
     import copy
 
-    from pds_cli.pretraining.dataset import CaptionedImages
-    from pds_cli.trainer import step_generator
+    from pds_cli.pictures.captioned import CaptionedImages
+    from pds_cli.seeds import step_generator
 
     parts = copy.deepcopy(tiny_components)
     for module in (parts.unet, parts.text_encoder):

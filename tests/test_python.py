@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 
 import pds_cli
 from pds_cli import Run, UserError, edit, load_run
-from pds_cli.config import conf_dir
+from pds_cli.options.catalogue import conf_dir
 from pds_cli.overrides import words_of
 
 PAGE = Path(__file__).resolve().parent.parent / "docs/python.md"
@@ -209,7 +209,7 @@ def test_a_stopped_edit_is_an_interrupt_and_goes_on(
 
 
 def test_a_defect_is_raised_as_it_is(tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    from pds_cli.trainer import Trainer
+    from pds_cli.training.trainer import Trainer
 
     monkeypatch.setattr(Trainer, "run", None)
     with pytest.raises(TypeError, match="'NoneType' object is not callable"):
@@ -308,7 +308,7 @@ def test_the_command_line_gives_the_same_afterwards(tiny: dict[str, Any], pds: C
 def test_it_runs_beside_the_main_thread_and_once_at_a_time(
     tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pds_cli.trainer import Trainer
+    from pds_cli.training.trainer import Trainer
 
     found: list[Any] = []
     original = Trainer.run

@@ -16,9 +16,11 @@ from conftest import Answer
 from hydra import compose, initialize_config_dir
 from omegaconf import AnyNode, DictConfig, FloatNode, IntegerNode, ListConfig, OmegaConf
 
-from pds_cli.config import GROUP_SCHEMAS, VERB_SCHEMAS, conf_dir, keys_of, validate
 from pds_cli.errors import UserError
-from pds_cli.ranges import LENGTHS, RANGES, Range, check, range_of, shown, whole
+from pds_cli.options.catalogue import conf_dir
+from pds_cli.options.checks import keys_of, validate
+from pds_cli.options.ranges import LENGTHS, RANGES, Range, check, range_of, shown, whole
+from pds_cli.options.schemas import GROUP_SCHEMAS, VERB_SCHEMAS
 
 HUGE = 10**400
 COLOURS = {"scene.background"}  # a word by default
@@ -67,7 +69,7 @@ def test_every_number_of_every_verb_and_group_has_a_range(composed: list[tuple[s
     assert len(found) > 200, "the walk finds what there is"
     assert {"fps", "scene.camera.distance", "loss.patch_sizes", "editor.strength"} <= found
     without = sorted(name for name in found if range_of(name) is None)
-    assert not without, f"state their ranges in pds_cli/ranges.py: {without}"
+    assert not without, f"state their ranges in pds_cli/options/ranges.py: {without}"
     used = {id(range_of(name)) for name in found}
     assert {id(each) for each in RANGES.values()} <= used, "a range of no key"
 

@@ -10,10 +10,10 @@ import torch
 from raster_twin import twin
 from torch import Tensor
 
+from pds_cli.drawings.drawing import Drawing, parse_drawing
+from pds_cli.drawings.rasterise import TOLERANCE, Numbers, Program, compiled, rasterise
+from pds_cli.drawings.values import IDENTITY
 from pds_cli.kernels import raster
-from pds_cli.representations.svg.drawing import Drawing, parse_drawing
-from pds_cli.representations.svg.rasterise import TOLERANCE, Numbers, Program, compiled, rasterise
-from pds_cli.representations.svg.values import IDENTITY
 from pds_cli.scenes.svg import SAMPLES
 
 
@@ -213,8 +213,8 @@ def test_a_nan_is_an_error() -> None:
 def test_too_much_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     import numba
 
+    from pds_cli.drawings import rasterise as module
     from pds_cli.errors import UserError
-    from pds_cli.representations.svg import rasterise as module
 
     program, numbers = drawn(SCENES["a polygon"] * 3)
     inputs = variables(numbers)

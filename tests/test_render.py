@@ -16,9 +16,10 @@ from conftest import Answer
 from PIL import Image
 
 from pds_cli.representations.nerf.representation import NeRF
-from pds_cli.scenes.base import Region, Scene, View
-from pds_cli.scenes.cameras import Camera, look_at
-from pds_cli.scenes.paths import camera_path
+from pds_cli.scenes.base import Scene
+from pds_cli.views.cameras import Camera, look_at
+from pds_cli.views.paths import camera_path
+from pds_cli.views.view import Region, View
 
 MIDDLE = (0.4, -0.3, 0.2)
 SIZE = 24

@@ -21,14 +21,14 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from pds_cli.errors import UserError
-from pds_cli.runs.charts import build_chart, short, thin, ticks
-from pds_cli.runs.compare import make_plan, write_comparison
-from pds_cli.runs.differences import all_settings, differing_keys
-from pds_cli.runs.page import clean, duration, meaning, metric_parts, precise
+from pds_cli.pages.charts import build_chart, short, thin, ticks
+from pds_cli.pages.comparison import make_plan, write_comparison
+from pds_cli.pages.page import duration, meaning, metric_parts, precise
+from pds_cli.pages.report import subsample, write_report
+from pds_cli.pictures.video import write_gif
+from pds_cli.runs.differences import all_settings, clean, differing_keys
 from pds_cli.runs.record import parse_metrics, read_run
-from pds_cli.runs.report import subsample, write_report
 from pds_cli.runs.settings import FREE
-from pds_cli.video import write_gif
 
 NASTY = '<script>alert("x")</script> & \'quotes\' </title> {{ 7*7 }} "é 猫 😀"'
 FILES = ("config.yaml", "environment.json", "metrics.jsonl", "summary.json")

@@ -16,9 +16,9 @@ import pytest
 import yaml
 from conftest import Answer
 
-from pds_cli.config import Folders
 from pds_cli.errors import UserError
 from pds_cli.files import atomic_path, write_text
+from pds_cli.runs.outputs import Folders
 from pds_cli.runs.ownership import (
     CARD,
     FILES,
@@ -280,7 +280,7 @@ def test_a_folder_that_was_sent_runs_no_code(
     from pds_cli.runs.settings import fingerprint
 
     write = {"_target_": "pds_cli.files.write_text", "path": "evil.py", "text": "print(1)"}
-    job = {"_target_": "pds_cli.runs.jobs.edit_job", "words": ["allow_modules=[evil]"]}
+    job = {"_target_": "pds_cli.benchmarks.jobs.edit_job", "words": ["allow_modules=[evil]"]}
     partial = {"_target_": "pds_cli.scenes.image.ImageScene", "path": write, "source_prompt": "x"}
     own = {"_target_": "evil.Loss"}
     changes: list[tuple[dict[str, Any], str]]
@@ -367,7 +367,7 @@ def test_a_film_that_a_signal_breaks_is_no_failure(
     request: pytest.FixtureRequest,
 ) -> None:
     """ffmpeg dies of the Ctrl-C first, so what arrives may be its broken pipe."""
-    import pds_cli.video as video
+    import pds_cli.pictures.video as video
 
     def encode(*args: object) -> None:
         try:
@@ -378,7 +378,9 @@ def test_a_film_that_a_signal_breaks_is_no_failure(
     monkeypatch.setattr(video, "_encode", encode)
     ours = signal.signal(signal.SIGINT, signal.default_int_handler)
     request.addfinalizer(lambda: signal.signal(signal.SIGINT, ours))
-    body = "import torch\nfrom pathlib import Path\nfrom pds_cli.video import write_video\n"
+    body = (
+        "import torch\nfrom pathlib import Path\nfrom pds_cli.pictures.video import write_video\n"
+    )
     body += "write_video(Path('film'), [torch.zeros(3, 8, 8)] * 2, 10.0)\n"
     verb("fake", body)
     answer = pds("fake", "prompt=x")

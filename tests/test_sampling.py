@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from pds_cli.backbones.base import Backbone, Text
-from pds_cli.sampling import ddim, ddim_timesteps, noise, sample
+from pds_cli.backbones.sampling import ddim, ddim_timesteps, noise, sample
 
 MEAN, STD = 0.6, 0.05
 

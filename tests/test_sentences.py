@@ -13,12 +13,11 @@ import yaml
 from conftest import Answer
 from hydra import compose, initialize_config_dir
 
-from pds_cli.catalogue import catalogue
-from pds_cli.config import conf_dir
 from pds_cli.errors import UserError
 from pds_cli.labels import LabelledStream
+from pds_cli.options.catalogue import catalogue, conf_dir
 from pds_cli.overrides import MOST_JOBS, job_count, literal_prompt, read_command_line
-from pds_cli.unused import NO_SOURCE, remarks
+from pds_cli.training.unused import NO_SOURCE, remarks
 
 # --- words that cannot be ------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from pds_cli.errors import UserError
 from pds_cli.files import atomic_path, write_text
-from pds_cli.runs import sheets
+from pds_cli.pictures import sheets
 
 RED, BLUE = (200, 30, 30), (20, 40, 220)
 

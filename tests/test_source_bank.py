@@ -15,12 +15,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pds_cli.backbones.base import Text
-from pds_cli.editing import EditObjective
 from pds_cli.errors import UserError
-from pds_cli.losses import DDS, PDS, SDS, Loss, Walk
+from pds_cli.losses.base import Loss
+from pds_cli.losses.dds import DDS
+from pds_cli.losses.pds import PDS
+from pds_cli.losses.sds import SDS
 from pds_cli.losses.source_bank import SourceBank
+from pds_cli.losses.timesteps import Walk
 from pds_cli.runs.folder import RunFolder
-from pds_cli.trainer import Stage, Trainer, step_generator
+from pds_cli.seeds import step_generator
+from pds_cli.training.distillation import EditObjective
+from pds_cli.training.trainer import Stage, Trainer
 
 LOSSES: dict[str, Callable[..., Loss]] = {
     "dds": lambda **o: DDS(guidance=3.0, source_guidance=1.5, **o),

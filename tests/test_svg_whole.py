@@ -12,14 +12,14 @@ from conftest import Answer
 from lxml import etree
 from test_svg import by_pds, by_resvg, page
 
-from pds_cli.errors import UserError
-from pds_cli.representations.svg.drawing import (
+from pds_cli.drawings.drawing import (
     Drawing,
     parse_drawing,
     read_drawing,
     write_drawing,
 )
-from pds_cli.representations.svg.rasterise import compiled
+from pds_cli.drawings.rasterise import compiled
+from pds_cli.errors import UserError
 from pds_cli.scenes.svg import SVGScene
 
 R = '<rect x="10" y="10" width="50" height="40"'

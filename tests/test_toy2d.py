@@ -12,10 +12,13 @@ import torch
 from pds_cli.backbones.mixture import CrescentMixture, MixtureBackbone
 from pds_cli.errors import UserError
 from pds_cli.figures import toy2d
-from pds_cli.figures.command import run
-from pds_cli.losses import DDS, PDS, SDS
+from pds_cli.losses.dds import DDS
+from pds_cli.losses.pds import PDS
+from pds_cli.losses.sds import SDS
 from pds_cli.representations.points import PointsRepresentation
-from pds_cli.scenes.toy2d import Toy2DScene, crescents
+from pds_cli.scenes.toy2d import Toy2DScene
+from pds_cli.scripts import run
+from pds_cli.toybox.crescents import crescents
 
 ROOT = Path(__file__).parents[1]
 

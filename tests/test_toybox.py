@@ -16,19 +16,19 @@ from hypothesis import strategies as st
 
 import pds_cli.toybox.gallery as gallery_module
 from pds_cli.backbones.embedded import EmbeddedBackbone, words_of
+from pds_cli.benchmarks.toybox import EditBenchmark, edit_cases
 from pds_cli.errors import UserError
-from pds_cli.losses import DDS
+from pds_cli.losses.dds import DDS
 from pds_cli.runs.folder import RunFolder
 from pds_cli.scenes.figurine import FigurineScene
 from pds_cli.scenes.toybox import ToyboxScene
-from pds_cli.toybox.benchmark import (
+from pds_cli.toybox.cases import (
     EDITS,
     FIGURES,
     TUNING_FIGURES,
     all_cases,
     gallery,
 )
-from pds_cli.toybox.evaluate import EditBenchmark, edit_cases
 from pds_cli.toybox.gallery import picture
 from pds_cli.toybox.probe import Probe, augment, load_probe, probe_labels, save_probe
 from pds_cli.toybox.world import (
@@ -398,7 +398,7 @@ def untrained_probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     save_probe(Probe(), tmp_path / "probe.safetensors")
     monkeypatch.setattr(
-        "pds_cli.toybox.evaluate.load_probe", lambda: load_probe(tmp_path / "probe.safetensors")
+        "pds_cli.benchmarks.toybox.load_probe", lambda: load_probe(tmp_path / "probe.safetensors")
     )
 
 

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from pds_cli.errors import UserError
 from pds_cli.runs.folder import RunFolder
-from pds_cli.trainer import EarlyStop, Objective, Stage, Trainer, step_generator
+from pds_cli.seeds import step_generator
+from pds_cli.training.trainer import EarlyStop, Objective, Stage, Trainer
 
 LR = 0.05
 

@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pds_cli.colormap import depth_picture, depth_range, viridis
 from pds_cli.errors import UserError
-from pds_cli.images import write_image
-from pds_cli.representations.base import Rendering
-from pds_cli.video import GIF_SIDE, FfmpegError, write_gif, write_mp4, write_video
+from pds_cli.pictures.colormap import depth_picture, depth_range, viridis
+from pds_cli.pictures.files import write_image
+from pds_cli.pictures.video import GIF_SIDE, FfmpegError, write_gif, write_mp4, write_video
+from pds_cli.views.view import Rendering
 
 
 def moving_square(count: int = 7, height: int = 48, width: int = 64) -> list[Tensor]:

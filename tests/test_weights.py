@@ -16,8 +16,9 @@ from safetensors import safe_open
 
 from pds_cli.backbones.embedded import load_parts
 from pds_cli.errors import UserError
+from pds_cli.pretraining.packing import pack_backbone
 from pds_cli.runs.checkpoint import save_checkpoint
-from pds_cli.weights import PACKED, pack_backbone, quantised, read_weights, write_weights
+from pds_cli.weights import PACKED, quantised, read_weights, write_weights
 
 LIGHT = 99 * 2**20  # bytes of tracked files
 

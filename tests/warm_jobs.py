@@ -23,12 +23,12 @@ IMPORTED = [
     "torch._dynamo", "diffusers.models.unets.unet_2d_condition", "diffusers.schedulers",
     "transformers.models.clip.modeling_clip", "pds_cli.cli", "pds_cli.verbs.edit",
     "pds_cli.backbones.embedded", "pds_cli.backbones.patch_autoencoder", "pds_cli.kernels.raster",
-    "pds_cli.representations.nerf", "pds_cli.representations.svg", "pds_cli.runs.report",
+    "pds_cli.representations.nerf", "pds_cli.representations.svg", "pds_cli.pages.report",
 ]  # fmt: skip
 
 
 def run_warm(words: Sequence[str], folder: Path) -> float:
-    """Stands for `pds_cli.runs.jobs._run`, with the same log, result and failure."""
+    """Stands for `pds_cli.benchmarks.jobs._run`, with the same log, result and failure."""
     log = folder.with_name(f"{folder.name}.log")
     owns(log)
     context = multiprocessing.get_context("forkserver")

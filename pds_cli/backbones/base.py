@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -117,6 +118,13 @@ class Backbone(torch.nn.Module, ABC):
     def encode_prompt(self, prompts: Sequence[str], negative: str = "") -> Text:
         """Encodes B prompts, and `negative` as the unconditional counterpart of each."""
 
+    def unknown_words(self, prompt: str) -> dict[str, list[str]]:
+        """The words of a prompt that the backbone cannot read, each with the nearest it knows.
+
+        None, unless its vocabulary is closed.
+        """
+        return {}
+
     @abstractmethod
     def predict_eps(self, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
         """Raw noise prediction ε̂ [N,C,h,w] for x_t [N,C,h,w] at integer t [N], no guidance.
@@ -162,3 +170,15 @@ class Backbone(torch.nn.Module, ABC):
 def _choose(where: Tensor, this: Tensor, other: Tensor) -> Tensor:
     """`this` [B,…] for the samples where `where` [B] is true, `other` for the rest."""
     return torch.where(where.reshape(-1, *[1] * (this.ndim - 1)), this, other)
+
+
+def warn_unknown_words(backbone: Backbone, *prompts: str) -> None:
+    """Says on stderr which words an embedded backbone cannot read, and what would be right."""
+    unknown: dict[str, list[str]] = {}
+    for prompt in prompts:
+        unknown |= backbone.unknown_words(prompt)
+    for word, near in unknown.items():
+        hint = f"; the nearest it knows: {', '.join(near)}" if near else ""
+        print(f"pds: this backbone never saw the word {word!r}{hint}", file=sys.stderr)
+    if unknown:
+        print("pds: for free vocabulary use a large model, e.g. backbone=sd15", file=sys.stderr)

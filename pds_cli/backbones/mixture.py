@@ -22,7 +22,7 @@ from torch import Tensor
 
 from pds_cli.backbones.base import Backbone, Text
 from pds_cli.errors import UserError
-from pds_cli.scenes.toy2d import crescents
+from pds_cli.toybox.crescents import crescents
 
 
 def scaled_linear(

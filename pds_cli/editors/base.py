@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pds_cli.backbones.base import Backbone, Text
 from pds_cli.errors import UserError
-from pds_cli.images import resize
+from pds_cli.pictures.files import resize
 
 
 class Editor(ABC):

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from pds_cli.backbones.base import Backbone, Text
+from pds_cli.backbones.sampling import ddim, ddim_invert
 from pds_cli.editors.base import decode, encode, share_of
 from pds_cli.editors.inversion import Inversion
-from pds_cli.sampling import ddim, ddim_invert
 
 
 @dataclass(kw_only=True)

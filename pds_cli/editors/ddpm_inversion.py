@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from pds_cli.backbones.base import Backbone, Text
+from pds_cli.backbones.sampling import ddim_step, ddim_timesteps, ddpm_variance, normal_like
 from pds_cli.editors.base import check_steps, decode, encode
 from pds_cli.editors.inversion import Inversion
-from pds_cli.sampling import ddim_step, ddim_timesteps, ddpm_variance, normal_like
 
 
 @dataclass(kw_only=True)

@@ -10,6 +10,7 @@ from torch import Tensor
 from pds_cli.backbones.base import Backbone, Text
 from pds_cli.backbones.embedded import EmbeddedBackbone, EmbeddedInstructModel, folder_of
 from pds_cli.backbones.instruct import InstructMixin
+from pds_cli.backbones.sampling import ddim, normal_like
 from pds_cli.backbones.stable_diffusion import StableDiffusion
 from pds_cli.editors.base import (
     Editor,
@@ -22,7 +23,6 @@ from pds_cli.editors.base import (
 )
 from pds_cli.errors import UserError
 from pds_cli.reading import read_json
-from pds_cli.sampling import ddim, normal_like
 
 
 class InstructModel(InstructMixin, StableDiffusion):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pds_cli.backbones.base import Backbone, Text
+from pds_cli.backbones.sampling import ddim, normal_like
 from pds_cli.editors.base import (
     Editor,
     checked,
@@ -18,7 +19,6 @@ from pds_cli.editors.base import (
     start_of,
 )
 from pds_cli.errors import UserError
-from pds_cli.sampling import ddim, normal_like
 
 
 class SDEdit(Editor):

@@ -1,6 +1,6 @@
 """Makes a folder of captioned pictures of icons.
 
-The folder's format is the one that `pds pretrain` reads (see `pds_cli.pretraining.dataset`).
+The folder's format is the one that `pds pretrain` reads (see `pds_cli.pictures.captioned`).
 Picture i depends on the seed and i alone.
 """
 
@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from PIL import Image
 
+from pds_cli.drawings.drawing import parse_drawing
+from pds_cli.drawings.rasterise import Numbers, Program, compiled, rasterise
+from pds_cli.drawings.values import Matrix, compose
 from pds_cli.emoji.icons import SETS, Icon, load_icons
 from pds_cli.files import atomic_path, write_text
 from pds_cli.progress import Progress
-from pds_cli.representations.svg.drawing import parse_drawing
-from pds_cli.representations.svg.rasterise import Numbers, Program, compiled, rasterise
-from pds_cli.representations.svg.values import Matrix, compose
 
 BACKGROUNDS = {
     "red": (0.93, 0.55, 0.52), "orange": (0.97, 0.76, 0.50), "yellow": (0.98, 0.92, 0.60),

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from pds_cli.backbones.embedded import words_of
 from pds_cli.errors import UserError
-from pds_cli.pretraining.dataset import CaptionedImages
+from pds_cli.pictures.captioned import CaptionedImages
 from pds_cli.reading import parse_json
 
 SIDE = 64

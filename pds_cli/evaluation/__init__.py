@@ -1,1 +1,1 @@
-"""What `pds eval` and `pds study` do: scores of finished runs, tables, and blinded comparisons."""
+"""What `pds eval` does: scores of finished runs, groups of them, tables."""

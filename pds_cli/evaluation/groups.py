@@ -19,8 +19,8 @@ from pds_cli.runs.differences import (
     is_edit,
     is_seed,
     position,
+    shown,
 )
-from pds_cli.runs.page import shown
 
 FEW = 4  # values that a note names
 

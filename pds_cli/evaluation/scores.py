@@ -11,15 +11,15 @@ from typing import Any
 
 from pds_cli.errors import UserError
 from pds_cli.files import write_text
-from pds_cli.images import read_picture, resize
 from pds_cli.metrics.clip import Clip
 from pds_cli.metrics.consistency import consistency
-from pds_cli.outcome import mean_scores, similarity
-from pds_cli.path_rendering import load_result, render_path
+from pds_cli.pictures.files import read_picture, resize
 from pds_cli.reading import read_json
+from pds_cli.results.outcome import mean_scores, similarity
+from pds_cli.results.path_rendering import load_result, render_path
 from pds_cli.runs.ownership import adopt
 from pds_cli.runs.record import RunRecord, number, read_run
-from pds_cli.scenes.paths import turntable
+from pds_cli.views.paths import turntable
 
 FILE = "eval.json"
 TITLES = {

@@ -15,7 +15,7 @@ from pds_cli.evaluation.groups import Group, group_runs, key_names, rivals, said
 from pds_cli.evaluation.latex import latex_table
 from pds_cli.evaluation.scores import FACTS, TITLES, RunScores
 from pds_cli.markdown import table
-from pds_cli.outcome import mean_scores
+from pds_cli.results.outcome import mean_scores
 from pds_cli.runs.differences import Settings, all_settings, is_edit, position
 
 RESAMPLES = 2000

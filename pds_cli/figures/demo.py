@@ -15,7 +15,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from pds_cli.figures.command import check_words, run
+from pds_cli.scripts import check_words, run
 
 EDITS = ("wizard hat", "raise arms", "to robot", "add tree")
 TITLES = {"source": "source", "sds": "SDS", "dds": "DDS", "pds": "PDS", "truth": "ground truth"}
@@ -42,11 +42,11 @@ def losses(recommended: dict[str, Any]) -> dict[str, Any]:
 def main(argv: Sequence[str]) -> list[Path]:
     """Makes the edits and writes the picture; returns its path."""
     from pds_cli.backbones.embedded import EmbeddedBackbone
-    from pds_cli.config import conf_dir
+    from pds_cli.benchmarks.toybox import edit_cases, pictures
+    from pds_cli.options.catalogue import conf_dir
+    from pds_cli.pictures.sheets import contact_sheet, save_image
     from pds_cli.runs.folder import RunFolder
-    from pds_cli.runs.sheets import contact_sheet, save_image
-    from pds_cli.toybox.benchmark import all_cases
-    from pds_cli.toybox.evaluate import edit_cases, pictures
+    from pds_cli.toybox.cases import all_cases
 
     check_words(argv, 0, 1, __doc__)
     out = Path(argv[0] if argv else "outputs/figures/demo.webp")

@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 
 from pds_cli.errors import UserError
-from pds_cli.figures.command import check_words, run
 from pds_cli.files import atomic_path, write_text
 from pds_cli.markdown import table
+from pds_cli.pictures.sheets import QUALITY
 from pds_cli.reading import read_json
-from pds_cli.runs.sheets import QUALITY
+from pds_cli.scripts import check_words, run
 
 Rows = Mapping[str, Sequence[Mapping[str, float]]]
 """method → the scores of each of its edits."""

@@ -21,10 +21,10 @@ from typing import Any
 
 from pds_cli.errors import UserError
 from pds_cli.evaluation.table import bootstrap
-from pds_cli.figures.command import check_words, run
 from pds_cli.figures.frontier import read
 from pds_cli.files import write_text
 from pds_cli.markdown import table
+from pds_cli.scripts import check_words, run
 
 Scores = Mapping[str, Sequence[Mapping[str, float]]]
 """method → one mapping of scores an edit and seed."""

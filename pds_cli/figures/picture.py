@@ -9,8 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pds_cli.figures.command import check_words, run
-from pds_cli.runs.sheets import save_image
+from pds_cli.pictures.sheets import save_image
+from pds_cli.scripts import check_words, run
 
 
 def main(argv: Sequence[str]) -> list[Path]:

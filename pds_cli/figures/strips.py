@@ -13,11 +13,11 @@ from typing import Any
 from PIL import Image
 
 from pds_cli.errors import UserError
-from pds_cli.figures.command import check_words, run
 from pds_cli.figures.paper import TITLES
-from pds_cli.images import open_image
+from pds_cli.pictures.files import open_image
+from pds_cli.pictures.sheets import contact_sheet, save_image
 from pds_cli.reading import read_json
-from pds_cli.runs.sheets import contact_sheet, save_image
+from pds_cli.scripts import check_words, run
 
 HEIGHT = 96
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from pds_cli.figures.command import check_words, run
+from pds_cli.scripts import check_words, run
 
 METHODS = ("sds", "dds", "pds")
 TITLES = {"sds": "SDS", "dds": "DDS", "pds": "PDS"}
@@ -23,8 +23,8 @@ FEW = 4
 
 def tiles(bench: Path) -> list[tuple[list[Tensor], list[str]]]:
     """For each edit: pictures [3,SIDE,SIDE] of the source and of each loss, and their labels."""
-    from pds_cli.emoji.benchmark import EDITS, final_picture
-    from pds_cli.images import resize
+    from pds_cli.benchmarks.icons import EDITS, final_picture
+    from pds_cli.pictures.files import resize
 
     def shown(folder: Path, which: str) -> Tensor:
         return resize(final_picture(folder, which), SIDE, SIDE)
@@ -39,7 +39,7 @@ def tiles(bench: Path) -> list[tuple[list[Tensor], list[str]]]:
 
 def main(argv: Sequence[str]) -> list[Path]:
     """Writes `svg_edits.webp` (all) and `svg_four.webp` (the first four); returns their paths."""
-    from pds_cli.runs.sheets import contact_sheet, save_image
+    from pds_cli.pictures.sheets import contact_sheet, save_image
 
     check_words(argv, 0, 2, __doc__)
     bench = Path(argv[0] if argv else "outputs/bench/icon_edits")

@@ -23,13 +23,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pds_cli import scripts as command
 from pds_cli.backbones.mixture import CrescentMixture, MixtureBackbone
 from pds_cli.errors import UserError
-from pds_cli.figures import command
 from pds_cli.files import atomic_path, write_text
-from pds_cli.losses import DDS, PDS, SDS, Loss
+from pds_cli.losses.base import Loss
+from pds_cli.losses.dds import DDS
+from pds_cli.losses.pds import PDS
+from pds_cli.losses.sds import SDS
 from pds_cli.markdown import table
-from pds_cli.runs.sheets import QUALITY
+from pds_cli.pictures.sheets import QUALITY
 from pds_cli.scenes.toy2d import Toy2DScene
 
 IDENTITIES = (0.0, 0.5, 1.0, 2.0, 4.0)

@@ -13,7 +13,7 @@ from pathlib import Path
 import imageio_ffmpeg
 from PIL import Image
 
-from pds_cli.figures.command import check_words, run
+from pds_cli.scripts import check_words, run
 
 COLUMNS = 8
 TILE = 112
@@ -34,8 +34,8 @@ def write_turntables(out: Path, runs: Sequence[Path]) -> Path:
         UserError: a folder that no `pds edit` wrote, or one without turntables.
     """
     from pds_cli.errors import UserError
+    from pds_cli.pictures.sheets import contact_sheet, save_image
     from pds_cli.runs.record import read_run
-    from pds_cli.runs.sheets import contact_sheet, save_image
 
     first = read_run(runs[0])
     rows = [(first.source_prompt, first.path / "exports/turntable_before.mp4")]

@@ -8,9 +8,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from pds_cli.backbones.sampling import ddim_invert, ddim_step
 from pds_cli.errors import UserError
 from pds_cli.losses.base import Branches, Inputs, Loss, per_sample
-from pds_cli.sampling import ddim_invert, ddim_step
 
 
 @dataclass(kw_only=True)

@@ -9,9 +9,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from pds_cli.backbones.sampling import ddim_invert
 from pds_cli.errors import UserError
 from pds_cli.losses.base import Branches, Inputs, Loss, inner_generator, per_sample
-from pds_cli.sampling import ddim_invert
 
 
 @dataclass(kw_only=True)

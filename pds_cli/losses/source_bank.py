@@ -13,7 +13,7 @@ from torch import Tensor
 from pds_cli.backbones.base import Backbone, Text
 from pds_cli.losses.base import Loss
 from pds_cli.losses.timesteps import Walk
-from pds_cli.trainer import step_generator
+from pds_cli.seeds import step_generator
 
 
 class SourceBank:

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from pds_cli.metrics.lpips import MIN_SIDE
-from pds_cli.representations.base import Rendering
-from pds_cli.scenes.cameras import Camera
+from pds_cli.views.cameras import Camera
+from pds_cli.views.view import Rendering
 
 TOLERANCE = 0.02
 _OPAQUE = 0.5

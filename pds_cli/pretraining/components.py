@@ -15,9 +15,9 @@ from torch import Tensor
 
 from pds_cli.backbones.embedded import folder_of, load_parts, quiet_loading, words_of
 from pds_cli.backbones.patch_autoencoder import PatchAutoencoder
-from pds_cli.config import check_writable
 from pds_cli.errors import UserError, first_line
 from pds_cli.files import write_text
+from pds_cli.runs.outputs import check_writable
 from pds_cli.runs.ownership import is_free
 
 MAX_WORDS = 30

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from pds_cli.backbones.embedded import encode_text
 from pds_cli.backbones.patch_autoencoder import PatchAutoencoder
-from pds_cli.pretraining.dataset import CaptionedImages
+from pds_cli.pictures.captioned import CaptionedImages
 from pds_cli.runs.checkpoint import under, with_prefix
-from pds_cli.trainer import Objective
+from pds_cli.training.trainer import Objective
 
 
 class ExponentialAverage:

@@ -18,8 +18,10 @@ from torch import Tensor
 
 from pds_cli.backbones.base import resolve_device
 from pds_cli.backbones.embedded import EmbeddedBackbone, EmbeddedInstructModel, folder_of
+from pds_cli.backbones.sampling import ddim, latent_shape, noise
 from pds_cli.errors import UserError
-from pds_cli.images import write_image
+from pds_cli.pictures.captioned import CaptionedImages, load_captioned_images
+from pds_cli.pictures.files import write_image
 from pds_cli.pretraining.components import (
     Components,
     build_components,
@@ -27,7 +29,6 @@ from pds_cli.pretraining.components import (
     load_components,
     save_components,
 )
-from pds_cli.pretraining.dataset import CaptionedImages, load_captioned_images
 from pds_cli.pretraining.objectives import (
     ClassificationObjective,
     ContrastiveObjective,
@@ -38,8 +39,7 @@ from pds_cli.pretraining.objectives import (
 from pds_cli.progress import Progress
 from pds_cli.runs.folder import RunFolder
 from pds_cli.runs.settings import fingerprint
-from pds_cli.sampling import ddim, latent_shape, noise
-from pds_cli.trainer import Objective, Stage, Trainer
+from pds_cli.training.trainer import Objective, Stage, Trainer
 
 STAGES = ("probe", "decode", "denoise", "similarity")
 HELD_OUT = 1000

@@ -7,31 +7,41 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pds_cli.errors import UserError
-from pds_cli.scenes.base import Region, View
-from pds_cli.scenes.cameras import Camera
-
-if TYPE_CHECKING:
-    from pds_cli.fitting import FitSettings
+from pds_cli.views.cameras import Camera
+from pds_cli.views.view import Region, Rendering, View
 
 
 @dataclass(frozen=True)
-class Rendering:
-    """What a camera sees of a 3D representation.
+class FitSettings:
+    """How a representation is fitted.
 
-    rgb: [3,H,W] in [0,1], over the background.
-    depth: [H,W], expected distance along the ray in world units.
-    opacity: [H,W] in [0,1], how much of the ray the scene absorbs.
+    Attributes:
+        steps: optimiser steps.
+        lr: step size of Adam, times each parameter group's own scale.
+        views_per_step: views whose pixels a step mixes.
+        warmup: steps over which the step size rises from zero; it then falls along a cosine.
+        cache: folder where fits are kept for the next run of the same scene and settings;
+            None: nowhere.
     """
 
-    rgb: Tensor
-    depth: Tensor
-    opacity: Tensor
+    steps: int = 300
+    lr: float = 0.05
+    views_per_step: int = 16
+    warmup: int = 20
+    cache: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "lr", "views_per_step"):
+            if not getattr(self, name) > 0:
+                raise UserError(
+                    f"representation.fit.{name}={getattr(self, name)} must be greater than 0"
+                )
 
 
 class Representation(torch.nn.Module, ABC):
@@ -83,7 +93,7 @@ class Representation(torch.nn.Module, ABC):
         The default is the mean squared error over all pixels; a representation may draw a part
         of them with `generator`. `view.mask` is respected.
         """
-        from pds_cli.images import resize
+        from pds_cli.pictures.files import resize
 
         errors = []
         for view, image in pairs:
@@ -131,7 +141,7 @@ class Representation(torch.nn.Module, ABC):
         """Called before the first step of an edit in this process."""
 
     def fit_options(self) -> dict[str, Any]:
-        """The options that shape a fit, for `pds_cli.fitting.fit_key`."""
+        """The options that shape a fit, for `pds_cli.training.fit.fit_key`."""
         return {}
 
     def parameter_groups(self) -> list[dict[str, Any]]:

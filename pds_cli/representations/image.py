@@ -9,9 +9,10 @@ from torch import Tensor
 
 from pds_cli.backbones.base import Backbone
 from pds_cli.errors import UserError, check_choice
-from pds_cli.images import from_over_white, resize, write_image
+from pds_cli.pictures.files import from_over_white, resize, write_image
 from pds_cli.representations.base import Representation
-from pds_cli.scenes.base import Scene, View
+from pds_cli.scenes.base import Scene
+from pds_cli.views.view import View
 
 PARAMETRISATIONS = ("pixels", "latent")
 INITIALS = ("source", "noise")

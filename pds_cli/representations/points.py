@@ -12,8 +12,8 @@ from pds_cli.backbones.base import Backbone
 from pds_cli.errors import UserError
 from pds_cli.files import atomic_path
 from pds_cli.representations.base import Representation
-from pds_cli.scenes.base import View
 from pds_cli.scenes.toy2d import Toy2DScene
+from pds_cli.views.view import View
 
 _SOURCE_INK = (0.72, 0.72, 0.72)
 _POINT_INK = (0.84, 0.37, 0.0)

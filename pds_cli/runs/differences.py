@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import json
 import math
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
 from pds_cli.errors import UserError
-from pds_cli.runs.page import flatten, shown
 from pds_cli.runs.record import RunRecord, node_name, number
 from pds_cli.runs.settings import FREE
 
@@ -22,6 +23,37 @@ EDIT = {"edit", "scene", "source", "prompt", "suffix"}
 """First parts of the keys that say which edit a run makes, not how it makes it."""
 MISSING = "—"
 Settings = dict[str, Any]
+
+
+def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys; lists stay values."""
+    if not isinstance(node, dict):
+        return {prefix: node}
+    out: dict[str, Any] = {}
+    for key, value in node.items():
+        dotted = f"{prefix}.{key}" if prefix else str(key)
+        out.update(flatten(value, dotted) if isinstance(value, dict) else {dotted: value})
+    return out
+
+
+def shown(value: Any) -> str:
+    """A config value as a person writes it on the command line."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, (list, tuple, dict)):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    return clean(value)
+
+
+def clean(text: Any) -> str:
+    """Text without what no page can show: control characters and lone surrogates."""
+    return "".join(
+        c for c in str(text) if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs")
+    )
 
 
 def all_settings(runs: Sequence[RunRecord]) -> list[Settings]:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from pds_cli.config import overrides
 from pds_cli.errors import UserError
 from pds_cli.files import write_text
+from pds_cli.options.job import overrides
 from pds_cli.runs.ownership import CARD, card_of, claimed, owns, remove_unfinished
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ class RunFolder:
 
     def save_image(self, name: str, image: Tensor) -> Path:
         """Writes an image [3,H,W] in [0,1] to `renders/<name>.png`."""
-        from pds_cli.images import write_image
+        from pds_cli.pictures.files import write_image
 
         path = self.path / "renders" / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)

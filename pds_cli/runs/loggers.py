@@ -227,7 +227,7 @@ def _channels_last(image: Any) -> Any:
     """uint8 [H,W,3], from anything `sheets.to_pil` takes."""
     import numpy as np
 
-    from pds_cli.runs.sheets import to_pil
+    from pds_cli.pictures.sheets import to_pil
 
     return np.asarray(to_pil(image))
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar
 
-from pds_cli import __version__
 from pds_cli.errors import UserError
 from pds_cli.files import unfinished, watchers, write_text
 from pds_cli.reading import read_object
+from pds_cli.version import __version__
 
 CARD = "run.json"
 FORMAT = 1  # raise it when run folders of before can no longer be read

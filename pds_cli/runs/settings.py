@@ -11,11 +11,12 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pds_cli.catalogue import shipped_targets
-from pds_cli.chains import check_longer
-from pds_cli.config import FREE, GROUP_SCHEMAS, VERB_SCHEMAS, key_of, validate
 from pds_cli.errors import UserError, first_line
 from pds_cli.instantiate import CONTRACTS, checked_node, literal_config, within
+from pds_cli.options.catalogue import shipped_targets
+from pds_cli.options.checks import validate
+from pds_cli.options.job import key_of
+from pds_cli.options.schemas import FREE, GROUP_SCHEMAS, VERB_SCHEMAS
 from pds_cli.reading import read_yaml
 from pds_cli.runs.folder import RunFolder
 from pds_cli.runs.ownership import check_card
@@ -160,3 +161,32 @@ def _typed(schema: type, saved: DictConfig, where: str) -> None:
         raise UserError(
             f"{where}:{key} cannot be used ({first_line(error)}): start a new run."
         ) from error
+
+
+def check_longer(saved: DictConfig, steps: int, run: Path) -> None:
+    """Whether an edit may go on to more steps than it was started with.
+
+    Raises:
+        UserError: fewer steps, or something in it depends on how many there are.
+    """
+    if steps < saved.steps:
+        raise UserError(
+            f"steps differs from the run in {run}: {steps} is less than its {saved.steps}; start a "
+            "new run."
+        )
+    reason = None
+    if saved.lr_schedule != "constant":
+        reason = f"its step size falls to the end of its steps (lr_schedule={saved.lr_schedule})"
+    elif OmegaConf.select(saved, "loss.schedule") not in (None, "uniform"):
+        reason = f"its timesteps follow its progress (loss.schedule={saved.loss.schedule})"
+    elif OmegaConf.select(saved, "representation.distortion"):
+        reason = "its distortion loss grows with its progress (representation.distortion)"
+    elif OmegaConf.select(saved, "refine.editor") is not None:
+        reason = "a refinement follows it"
+    elif OmegaConf.select(saved, "editor._target_") and "dataset_update" not in saved.loss._target_:
+        reason = "an editor alone takes one step"
+    if reason is not None:
+        raise UserError(
+            f"steps differs from the run in {run}, which cannot go beyond its {saved.steps} steps, "
+            f"as {reason}; begin another run at its result with init={run}."
+        )

@@ -7,9 +7,9 @@ import os
 from collections.abc import Sequence
 
 from pds_cli.errors import UserError
-from pds_cli.scenes.base import Region
 from pds_cli.scenes.capture import CaptureScene, Frame, scene_folder
 from pds_cli.scenes.transforms import frames_of, read_transforms
+from pds_cli.views.view import Region
 
 log = logging.getLogger(__name__)
 

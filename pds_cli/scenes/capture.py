@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 from pds_cli.errors import UserError, check_choice
-from pds_cli.images import open_image, read_image, resize
+from pds_cli.pictures.files import open_image, read_image, resize
 from pds_cli.progress import Progress
 from pds_cli.reading import brief, label
-from pds_cli.scenes.base import Region, Scene, View
-from pds_cli.scenes.cameras import Camera
-from pds_cli.scenes.poses import (
+from pds_cli.scenes.base import Scene
+from pds_cli.views.cameras import Camera
+from pds_cli.views.poses import (
     CENTRES,
     IDENTITY,
     ORIENTATIONS,
@@ -32,6 +32,7 @@ from pds_cli.scenes.poses import (
     mean_up,
     normalisation,
 )
+from pds_cli.views.view import Region, View
 
 BACKGROUNDS = {"white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0)}
 

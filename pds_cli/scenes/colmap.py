@@ -10,7 +10,6 @@ import torch
 
 from pds_cli.errors import UserError
 from pds_cli.reading import label
-from pds_cli.scenes.cameras import Camera, checked_camera
 from pds_cli.scenes.capture import (
     CaptureScene,
     Frame,
@@ -18,6 +17,7 @@ from pds_cli.scenes.capture import (
     scene_folder,
 )
 from pds_cli.scenes.colmap_model import Photo, read_model
+from pds_cli.views.cameras import Camera, checked_camera
 
 _LAYOUT = "images/ and a sparse model in sparse/0, sparse or colmap/sparse/0"
 _MODELS = ("sparse/0", "sparse", "colmap/sparse/0", ".")

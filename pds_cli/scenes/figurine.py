@@ -9,9 +9,10 @@ from typing import Any
 from torch import Tensor
 
 from pds_cli.errors import UserError
-from pds_cli.scenes.base import Scene, View
+from pds_cli.scenes.base import Scene
 from pds_cli.toybox.gallery import picture_tensor
 from pds_cli.toybox.world import Figure, OrbitCamera, caption, true_edit
+from pds_cli.views.view import View
 
 
 class FigurineScene(Scene):

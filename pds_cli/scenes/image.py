@@ -7,8 +7,9 @@ import os
 from collections.abc import Sequence
 
 from pds_cli.errors import UserError
-from pds_cli.images import over_white, read_image
-from pds_cli.scenes.base import Scene, View
+from pds_cli.pictures.files import over_white, read_image
+from pds_cli.scenes.base import Scene
+from pds_cli.views.view import View
 
 
 class ImageScene(Scene):

@@ -10,8 +10,8 @@ from typing import Any
 from pds_cli.errors import UserError
 from pds_cli.reading import brief
 from pds_cli.scenes.capture import CaptureScene, scene_folder
-from pds_cli.scenes.poses import IDENTITY, Similarity, checked_pose
 from pds_cli.scenes.transforms import frames_of, read_transforms, split_of
+from pds_cli.views.poses import IDENTITY, Similarity, checked_pose
 
 _LAYOUT = "transforms.json and the images that it names (nerfstudio's format)"
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+
+from torch import Tensor
 
 from pds_cli.progress import Progress
-from pds_cli.scenes.base import Region, Scene, View
-
-if TYPE_CHECKING:
-    from pds_cli.representations.base import Representation
+from pds_cli.scenes.base import Scene
+from pds_cli.views.view import Region, View
 
 
 class RenderedScene(Scene):
@@ -18,18 +17,18 @@ class RenderedScene(Scene):
 
     Args:
         scene: whose cameras are taken; its masks and held-out views are not.
-        representation: what is rendered, at the size of each view's own image.
+        render: a view → its render [3,H,W] in [0,1], at the size of the view's own image.
         source_prompt: what the renders show.
     """
 
-    def __init__(self, scene: Scene, representation: Representation, source_prompt: str) -> None:
+    def __init__(self, scene: Scene, render: Callable[[View], Tensor], source_prompt: str) -> None:
         self.source_prompt, self.transform = source_prompt, scene.transform
         self._region = scene.region
         edited = {view.name for view in scene.edit_views}
         self._views = []
         with Progress("renders of the start", len(scene.views)) as progress:
             for number, view in enumerate(scene.views, 1):
-                image = representation.render_full(view).clamp(0, 1).cpu()
+                image = render(view).clamp(0, 1).cpu()
                 self._views.append(replace(view, image=image, alpha=None, mask=None))
                 progress.update(number)
         self._edit_views = [view for view in self._views if view.name in edited]

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import torch
 
+from pds_cli.drawings.drawing import Drawing, read_drawing
 from pds_cli.errors import UserError
-from pds_cli.representations.svg.drawing import Drawing, read_drawing
-from pds_cli.scenes.base import Scene, View
+from pds_cli.scenes.base import Scene
+from pds_cli.views.view import View
 
 _MOST_SAID = 20
 SAMPLES = Path(__file__).parents[1] / "data" / "svg"
@@ -62,7 +63,7 @@ class SVGScene(Scene):
         self._views = [View(Path(path).stem, self._picture(size))]
 
     def _picture(self, size: int) -> torch.Tensor:
-        from pds_cli.representations.svg.rasterise import compiled, rasterise
+        from pds_cli.drawings.rasterise import compiled, rasterise
 
         width, height = self.drawing.pixels(size)
         program, numbers = compiled(self.drawing)

@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from pds_cli.errors import UserError
-from pds_cli.scenes.base import Region, Scene, View
+from pds_cli.scenes.base import Scene
 from pds_cli.toybox.gallery import picture_tensor
 from pds_cli.toybox.world import Figure, OrbitCamera, caption, true_edit
+from pds_cli.views.view import Region, View
 
 # The golden ratio's fractional part spreads any number of elevations evenly.
 _GOLDEN = 0.6180339887

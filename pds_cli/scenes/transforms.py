@@ -1,6 +1,6 @@
 """The files `transforms*.json`: a list of frames with poses, as nerfstudio and Blender write them.
 
-Poses are camera-to-world matrices with OpenGL's axes, as in `pds_cli.scenes.cameras`. Intrinsics
+Poses are camera-to-world matrices with OpenGL's axes, as in `pds_cli.views.cameras`. Intrinsics
 stand beside the frames, or in a frame for that frame alone.
 """
 
@@ -14,9 +14,9 @@ from typing import Any
 
 from pds_cli.errors import UserError
 from pds_cli.reading import brief, label, read_json
-from pds_cli.scenes.cameras import Camera, checked_camera
 from pds_cli.scenes.capture import Frame, image_path, stored_size
-from pds_cli.scenes.poses import checked_pose
+from pds_cli.views.cameras import Camera, checked_camera
+from pds_cli.views.poses import checked_pose
 
 _PERSPECTIVE = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "PERSPECTIVE")
 _LENS = ("k1", "k2", "p1", "p2", "k3", "k4")

@@ -1,6 +1,6 @@
 """Makes a folder of captioned toybox renders.
 
-The folder's format is the one that `pds pretrain` reads (see `pds_cli.pretraining.dataset`):
+The folder's format is the one that `pds pretrain` reads (see `pds_cli.pictures.captioned`):
 PNG files and a `captions.jsonl`. Image i depends on the seed and i alone, so an interrupted
 build goes on where it stopped, and a larger set begins with the smaller one.
 

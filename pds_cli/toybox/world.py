@@ -13,7 +13,7 @@ import numpy as np
 from pds_cli.errors import UserError
 
 if TYPE_CHECKING:
-    from pds_cli.scenes.cameras import Camera
+    from pds_cli.views.cameras import Camera
 
 KINDS = ("man", "robot", "snowman", "bear")
 POSES = ("down", "raised", "out", "waving")
@@ -122,7 +122,7 @@ class OrbitCamera:
 
     def camera(self, size: int) -> Camera:
         """The same camera as the rest of the package describes one, for pictures size × size."""
-        from pds_cli.scenes.cameras import Camera, look_at
+        from pds_cli.views.cameras import Camera, look_at
 
         focal = 0.5 * size / float(np.tan(np.deg2rad(self.field_of_view) / 2))
         pose = look_at(self.position(), self.look_at)

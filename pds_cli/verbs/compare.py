@@ -10,8 +10,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from pds_cli.config import choice, run_folder
 from pds_cli.errors import UserError
+from pds_cli.options.job import choice, run_folder
 
 HELP = "set runs side by side on one page, or run a benchmark"
 CONFIG = "compare"
@@ -26,7 +26,7 @@ def main(cfg: DictConfig) -> Path:
             "or a benchmark, as in pds compare benchmark=toybox"
         )
     if cfg.benchmark is None:
-        from pds_cli.runs.compare import write_comparison
+        from pds_cli.pages.comparison import write_comparison
         from pds_cli.runs.folder import RunFolder
 
         RunFolder(run_folder()).begin(cfg, keep=False)

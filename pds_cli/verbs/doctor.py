@@ -97,7 +97,7 @@ def _version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         if name == "pds":
-            from pds_cli import __version__
+            from pds_cli.version import __version__
 
             return f"{__version__} (not installed, run from its folder)"
         return "missing"

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from pds_cli.catalogue import did_you_mean
-from pds_cli.chains import begin_at, started
-from pds_cli.config import choice, given_groups, is_foreign, method_of, overrides, run_folder
-from pds_cli.errors import UserError
+from pds_cli.errors import UserError, did_you_mean
 from pds_cli.files import write_text
 from pds_cli.instantiate import check_target, resolve_config
 from pds_cli.interrupts import raise_if_seen
+from pds_cli.options.checks import is_foreign
+from pds_cli.options.job import choice, given_groups, method_of, overrides, run_folder
 from pds_cli.runs.ownership import choices_of
-from pds_cli.unused import DATASET_UPDATE, remarks
+from pds_cli.training.chains import begin_at, started
+from pds_cli.training.unused import DATASET_UPDATE, remarks
 
 if TYPE_CHECKING:
     from pds_cli.backbones.base import Backbone, Text
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pds_cli.representations.base import Representation
     from pds_cli.runs.folder import RunFolder
     from pds_cli.scenes.base import Scene
-    from pds_cli.trainer import Objective, Trainer
+    from pds_cli.training.trainer import Objective, Trainer
 
 HELP = "edit what a scene shows, by text, and keep the rest"
 CONFIG = "edit"
@@ -64,7 +64,7 @@ def main(cfg: DictConfig) -> Path:
 
 def after_sweep(folder: Path, jobs: list[Path]) -> None:
     """Writes the sweep's comparison page, of the jobs that got as far as to write something."""
-    from pds_cli.runs.compare import write_comparison
+    from pds_cli.pages.comparison import write_comparison
     from pds_cli.runs.record import is_run
 
     print(f"comparison: {write_comparison([job for job in jobs if is_run(job)], folder)}")
@@ -181,9 +181,9 @@ def prepare(cfg: DictConfig, run: RunFolder) -> Edit:
     """
     import torch
 
-    from pds_cli.backbones.base import resolve_device
+    from pds_cli.backbones.base import resolve_device, warn_unknown_words
     from pds_cli.instantiate import instantiate
-    from pds_cli.trainer import check_optimizer
+    from pds_cli.training.trainer import check_optimizer
 
     allow = list(cfg.allow_modules)
     resolve_device(cfg.device)
@@ -207,8 +207,8 @@ def prepare(cfg: DictConfig, run: RunFolder) -> Edit:
 
 
 def _edit(cfg: DictConfig, run: RunFolder, edit: Edit) -> Path:
+    from pds_cli.pages.report import write_report
     from pds_cli.runs.loggers import begin_logger
-    from pds_cli.runs.report import write_report
 
     begin_logger(edit.logger)
     _fit(cfg, run, edit)
@@ -234,8 +234,8 @@ def _edit(cfg: DictConfig, run: RunFolder, edit: Edit) -> Path:
 
 def _fit(cfg: DictConfig, run: RunFolder, edit: Edit) -> None:
     """Fits the representation to the scene first, where it needs that and is not taken over."""
-    from pds_cli.fitting import ensure_fit
     from pds_cli.runs.folder import RunFolder
+    from pds_cli.training.fit import ensure_fit
 
     representation = edit.representation
     if representation.fit_settings is None:
@@ -255,25 +255,11 @@ def _fit(cfg: DictConfig, run: RunFolder, edit: Edit) -> None:
 
 def _film(cfg: DictConfig, run: RunFolder, representation: Representation, name: str) -> None:
     """A turntable of a 3D representation, among the run's exports."""
-    from pds_cli.path_rendering import write_turntable
     from pds_cli.representations.nerf.representation import NeRF
+    from pds_cli.results.path_rendering import write_turntable
 
     if cfg.turntable and isinstance(representation, NeRF):
         write_turntable(run.path / "exports" / name, representation, frames=cfg.turntable)
-
-
-def warn_unknown_words(backbone: Any, *prompts: str) -> None:
-    """Says on stderr which words an embedded backbone cannot read, and what would be right."""
-    if not hasattr(backbone, "unknown_words"):
-        return
-    unknown: dict[str, list[str]] = {}
-    for prompt in prompts:
-        unknown |= backbone.unknown_words(prompt)
-    for word, near in unknown.items():
-        hint = f"; the nearest it knows: {', '.join(near)}" if near else ""
-        print(f"pds: this backbone never saw the word {word!r}{hint}", file=sys.stderr)
-    if unknown:
-        print("pds: for free vocabulary use a large model, e.g. backbone=sd15", file=sys.stderr)
 
 
 def _trainer(
@@ -284,10 +270,10 @@ def _trainer(
     representation: Representation,
     logger: Any,
 ) -> Trainer:
-    from pds_cli.dataset_update import refine_stage
-    from pds_cli.editors.objective import EditorObjective
     from pds_cli.runs.settings import fingerprint
-    from pds_cli.trainer import EarlyStop, Stage, Trainer, configured_optimizer
+    from pds_cli.training.dataset_update import refine_stage
+    from pds_cli.training.one_shot import EditorObjective
+    from pds_cli.training.trainer import EarlyStop, Stage, Trainer, configured_optimizer
 
     allow = list(cfg.allow_modules)
     prompts = [text + cfg.suffix for text in (cfg.prompt, scene.source_prompt)]
@@ -343,9 +329,9 @@ def _objective(
     texts: Sequence[Text],
 ) -> Objective:
     """A loss, an editor on its own, or a dataset update with an editor; target first."""
-    from pds_cli.editing import EditObjective
-    from pds_cli.editors.objective import EditorObjective
     from pds_cli.instantiate import instantiate
+    from pds_cli.training.distillation import EditObjective
+    from pds_cli.training.one_shot import EditorObjective
 
     allow = list(cfg.allow_modules)
     parts = (scene, representation, backbone)
@@ -394,7 +380,7 @@ def _finish(
     status: str,
 ) -> None:
     """Final renders, strip, exports, metrics and summary."""
-    from pds_cli.outcome import save_views
+    from pds_cli.results.outcome import save_views
     from pds_cli.runs.folder import peak_memory
 
     scene, representation, trainer = edit.scene, edit.representation, edit.trainer

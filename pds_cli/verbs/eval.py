@@ -11,8 +11,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from pds_cli.config import run_folder
 from pds_cli.errors import UserError
+from pds_cli.options.job import run_folder
 
 HELP = "score finished runs: CLIP, LPIPS, PSNR, SSIM, time, memory"
 CONFIG = "eval"

@@ -13,9 +13,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from pds_cli.catalogue import did_you_mean
-from pds_cli.config import run_folder
-from pds_cli.errors import UserError, check_choice
+from pds_cli.errors import UserError, check_choice, did_you_mean
+from pds_cli.options.job import run_folder
 
 HELP = "write a 3D run as a mesh, a point cloud or cameras"
 CONFIG = "export"
@@ -29,14 +28,14 @@ def main(cfg: DictConfig) -> Path:
             f"format={cfg.format} is not known{did_you_mean(cfg.format, FORMATS)} "
             f"Formats are {', '.join(FORMATS)}."
         )
-    from pds_cli.exporting import (
+    from pds_cli.results.exporting import (
         UNITS,
         write_cameras,
         write_mesh,
         write_point_cloud,
         write_transform,
     )
-    from pds_cli.path_rendering import load_result
+    from pds_cli.results.path_rendering import load_result
     from pds_cli.runs.folder import RunFolder
     from pds_cli.runs.ownership import adopt
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from pds_cli.config import run_folder
 from pds_cli.errors import UserError, check_choice
+from pds_cli.options.job import run_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,9 +31,9 @@ LR = {"lora": 1e-4, "full": 5e-6}
 def main(cfg: DictConfig) -> Path:
     """Trains, and writes the backbone; returns its folder."""
     from pds_cli.backbones.base import resolve_device
-    from pds_cli.finetuning import METHODS
     from pds_cli.instantiate import resolve_config
     from pds_cli.pretraining.components import check_backbone_target
+    from pds_cli.pretraining.dreambooth import METHODS
     from pds_cli.runs.folder import RunFolder, environment
     from pds_cli.runs.settings import fingerprint, resumed
 
@@ -69,11 +69,11 @@ def _backbone(cfg: DictConfig) -> Any:
 def _train(cfg: DictConfig, run: RunFolder, backbone: Any, pictures: Tensor) -> Path:
     import torch
 
-    from pds_cli.finetuning import preview_sheet, save_backbone, trainable_unet
+    from pds_cli.options.recommended import recommended_guidance
+    from pds_cli.pictures.sheets import save_image
+    from pds_cli.pretraining.dreambooth import preview_sheet, save_backbone, trainable_unet
     from pds_cli.runs.settings import fingerprint
-    from pds_cli.runs.sheets import save_image
-    from pds_cli.trainer import Stage, Trainer
-    from pds_cli.verbs.sample import recommended_guidance
+    from pds_cli.training.trainer import Stage, Trainer
 
     guidance = recommended_guidance(cfg.backbone)
     data, words = _data(cfg, run, backbone, pictures, guidance)
@@ -116,7 +116,7 @@ def _train(cfg: DictConfig, run: RunFolder, backbone: Any, pictures: Tensor) -> 
 
 def _pictures(cfg: DictConfig, backbone: Any) -> Tensor:
     """The subject's pictures [N,3,H,W], read before anything is written."""
-    from pds_cli.finetuning import read_pictures
+    from pds_cli.pretraining.dreambooth import read_pictures
 
     if cfg.class_prompt is not None and cfg.class_prompt == cfg.prompt:
         raise UserError("prompt must say more than class_prompt: a word that is the subject's own")
@@ -129,8 +129,8 @@ def _data(
     """Latents and encoded prompts, of the subject and of its class, and what words are new."""
     import torch
 
-    from pds_cli.finetuning import add_words, class_latents
-    from pds_cli.runs.sheets import contact_sheet, save_image
+    from pds_cli.pictures.sheets import contact_sheet, save_image
+    from pds_cli.pretraining.dreambooth import add_words, class_latents
 
     # Samples of the class come before the new word is read and before anything is trained.
     data: dict[str, Any] = {}
@@ -150,7 +150,7 @@ def _data(
 
 
 def _objective(cfg: DictConfig, backbone: Any, unet: Any, data: dict[str, Any]) -> Any:
-    from pds_cli.finetuning import DreamBoothObjective
+    from pds_cli.pretraining.dreambooth import DreamBoothObjective
 
     if cfg.gradient_checkpointing:
         unet.enable_gradient_checkpointing()

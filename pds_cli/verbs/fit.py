@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from pds_cli.config import choice, run_folder
 from pds_cli.errors import UserError
+from pds_cli.options.job import choice, run_folder
 
 if TYPE_CHECKING:
     from pds_cli.representations.base import Representation
@@ -29,11 +29,11 @@ def main(cfg: DictConfig) -> Path:
     """Runs the fit in its run folder; returns the path of the report."""
     import torch
 
-    from pds_cli.fitting import ensure_fit
     from pds_cli.instantiate import instantiate, resolve_config
+    from pds_cli.pages.report import write_report
     from pds_cli.runs.folder import RunFolder, environment
-    from pds_cli.runs.report import write_report
     from pds_cli.runs.settings import fingerprint, resumed
+    from pds_cli.training.fit import ensure_fit
 
     run = RunFolder(run_folder())
     settings = resolve_config(cfg)
@@ -86,9 +86,9 @@ class _Device:
 
 def _finish(cfg: DictConfig, run: RunFolder, scene: Scene, representation: Representation) -> None:
     """Measures held-out views, and writes renders, exports and the summary."""
-    from pds_cli.fitting import measure
-    from pds_cli.outcome import save_views, seconds_of
+    from pds_cli.results.outcome import save_views, seconds_of
     from pds_cli.runs.ownership import choices_of
+    from pds_cli.training.fit import measure
 
     views = scene.eval_views or scene.views
     metrics = measure(representation, views)

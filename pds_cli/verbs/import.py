@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from pds_cli.config import run_folder
+from pds_cli.options.job import run_folder
 
 HELP = "find the cameras of your photos (structure from motion) and write a scene"
 CONFIG = "import"

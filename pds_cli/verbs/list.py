@@ -5,11 +5,13 @@ The descriptions are the first comment lines of the YAML files.
 
 from __future__ import annotations
 
+import pkgutil
 from importlib import import_module
 from pathlib import Path
 
-from pds_cli.catalogue import catalogue, did_you_mean
-from pds_cli.errors import UserError
+import pds_cli.verbs
+from pds_cli.errors import UserError, did_you_mean
+from pds_cli.options.catalogue import catalogue
 
 HELP = "what each config group offers"
 CONFIG = None
@@ -28,6 +30,12 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+def verb_names() -> list[str]:
+    """The verbs there are, one for each module in `pds_cli.verbs`."""
+    modules = pkgutil.iter_modules(pds_cli.verbs.__path__)
+    return sorted(module.name for module in modules if not module.name.startswith("_"))
+
+
 def _read(argv: list[str]) -> tuple[str | None, list[Path]]:
     words, folders = list(argv), []
     for flag in ("--config-dir", "-cd"):
@@ -43,8 +51,6 @@ def _read(argv: list[str]) -> tuple[str | None, list[Path]]:
 
 
 def _verbs() -> dict[str, str]:
-    from pds_cli.cli import verb_names
-
     return {name: import_module(f"pds_cli.verbs.{name}").HELP for name in verb_names()}
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from pds_cli.config import run_folder
+from pds_cli.options.job import run_folder
 
 HELP = "train an embedded backbone: on toybox renders, or captioned images of your own"
 CONFIG = "pretrain"
@@ -16,10 +16,10 @@ def main(cfg: DictConfig) -> Path:
     """Runs the recipe; returns the backbone folder."""
     from pds_cli.backbones.base import resolve_device
     from pds_cli.instantiate import instantiate
+    from pds_cli.pages.report import write_report
     from pds_cli.pretraining.recipe import pretrain
     from pds_cli.runs.folder import RunFolder, environment
     from pds_cli.runs.loggers import begin_logger
-    from pds_cli.runs.report import write_report
     from pds_cli.runs.settings import fingerprint, resumed
 
     run = RunFolder(run_folder())

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from pds_cli.config import run_folder
+from pds_cli.options.job import run_folder
 
 HELP = "render a 3D run along a camera path: film, pictures, depth"
 CONFIG = "render"
@@ -19,10 +19,10 @@ CONFIG = "render"
 
 def main(cfg: DictConfig) -> Path:
     """Writes the pictures and films; returns the folder."""
-    from pds_cli.path_rendering import load_result, write_renders
+    from pds_cli.results.path_rendering import load_result, write_renders
     from pds_cli.runs.folder import RunFolder
     from pds_cli.runs.ownership import adopt
-    from pds_cli.scenes.paths import camera_path
+    from pds_cli.views.paths import camera_path
 
     representation = load_result(cfg.run, cfg.device)
     cameras = camera_path(

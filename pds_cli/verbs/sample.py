@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from pds_cli.config import run_folder
 from pds_cli.errors import UserError
-from pds_cli.ranges import shown
+from pds_cli.options.job import run_folder
+from pds_cli.options.recommended import recommended_guidance
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,11 +22,10 @@ GUIDANCE = 7.5  # where the backbone recommends nothing
 
 def main(cfg: DictConfig) -> Path:
     """Writes `samples/<number>.png`, `sheet.png` and `summary.json`; returns the sheet's path."""
-    from pds_cli.backbones.base import resolve_device
+    from pds_cli.backbones.base import resolve_device, warn_unknown_words
+    from pds_cli.backbones.sampling import sample
     from pds_cli.instantiate import instantiate
     from pds_cli.progress import Progress
-    from pds_cli.sampling import sample
-    from pds_cli.verbs.edit import warn_unknown_words
 
     folder = run_folder()
     resolve_device(cfg.device)  # a device that is not there is said before anything is loaded
@@ -56,23 +55,9 @@ def main(cfg: DictConfig) -> Path:
     return sheet
 
 
-def recommended_guidance(backbone: DictConfig) -> float:
-    """ω for sampling: `recommended.guidance.sample`, else what is usual.
-
-    Raises:
-        UserError: it is no number; what a backbone recommends has no types.
-    """
-    found = OmegaConf.select(backbone, "recommended.guidance.sample")
-    if found is None:
-        return GUIDANCE
-    if isinstance(found, bool) or not isinstance(found, int | float):
-        raise UserError(f"backbone.recommended.guidance.sample={shown(found)} is not a number.")
-    return float(found)
-
-
 def _write(folder: Path, images: Tensor, cfg: DictConfig, guidance: float) -> Path:
+    from pds_cli.pictures.sheets import contact_sheet, save_image
     from pds_cli.runs.folder import RunFolder
-    from pds_cli.runs.sheets import contact_sheet, save_image
 
     if images.shape[1] != 3:
         raise UserError("this backbone draws no images: choose another with backbone=<name>.")

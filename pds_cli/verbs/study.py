@@ -14,8 +14,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from pds_cli.config import run_folder
 from pds_cli.errors import UserError
+from pds_cli.options.job import run_folder
 
 HELP = "a blinded comparison of methods for people, and its result"
 CONFIG = "study"
@@ -31,7 +31,7 @@ def main(cfg: DictConfig) -> Path:
 
 def _make(cfg: DictConfig) -> Path:
     from pds_cli.evaluation.scores import find_runs
-    from pds_cli.evaluation.study import write_study
+    from pds_cli.pages.study import write_study
     from pds_cli.reading import read_json
     from pds_cli.runs.folder import RunFolder
 
@@ -56,8 +56,8 @@ def _make(cfg: DictConfig) -> Path:
 
 
 def _collect(cfg: DictConfig) -> Path:
-    from pds_cli.evaluation.study import by_setting, collect, markdown, preferences
     from pds_cli.files import write_text
+    from pds_cli.pages.study import by_setting, collect, markdown, preferences
     from pds_cli.reading import read_json
     from pds_cli.runs.folder import RunFolder
 

@@ -15,18 +15,18 @@ from torch import Tensor
 from pds_cli.backbones.base import Backbone, resolve_device
 from pds_cli.errors import UserError, check_choice
 from pds_cli.files import write_text
-from pds_cli.fitting import FitSettings
-from pds_cli.images import resize
+from pds_cli.pictures.files import resize
 from pds_cli.reading import read_json
-from pds_cli.representations.base import Rendering, Representation
+from pds_cli.representations.base import FitSettings, Representation
 from pds_cli.representations.nerf import volume
 from pds_cli.representations.nerf.encoding import GridLayout
 from pds_cli.representations.nerf.field import PIECE, RadianceField
 from pds_cli.representations.nerf.occupancy import OccupancyGrid
 from pds_cli.runs.checkpoint import check_state, fits, load_checkpoint, save_checkpoint
-from pds_cli.scenes.base import Region, Scene, View
-from pds_cli.scenes.cameras import Camera
-from pds_cli.scenes.poses import Similarity
+from pds_cli.scenes.base import Scene
+from pds_cli.views.cameras import Camera
+from pds_cli.views.poses import Similarity
+from pds_cli.views.view import Region, Rendering, View
 
 BACKGROUNDS = ("learned", "white", "black", "random")
 _SPARSE = 0.2  # share of occupied cells up to which a step of the fit takes all its rays

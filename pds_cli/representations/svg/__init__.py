@@ -1,1 +1,1 @@
-"""SVG drawings: reading, rasterising with gradients, and writing."""
+"""SVG drawings as a representation: what of a drawing moves, and what holds it together."""

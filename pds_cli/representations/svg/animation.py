@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from lxml import etree
 
-from pds_cli.representations.svg.document import SVG
-from pds_cli.representations.svg.drawing import Drawing, hex_color
-from pds_cli.representations.svg.outline import path_data
+from pds_cli.drawings.document import SVG
+from pds_cli.drawings.drawing import Drawing, hex_color
+from pds_cli.drawings.outline import path_data
 
 SECONDS = 3.0
 
@@ -22,7 +22,7 @@ def animated(drawing: Drawing, frames: Sequence[tuple[np.ndarray, np.ndarray]]) 
 
     Args:
         frames: at least one; points [N,2] and paints' data [P,6], see
-            `pds_cli.representations.svg.drawing.write_drawing`.
+            `pds_cli.drawings.drawing.write_drawing`.
     """
     added: list[etree._Element] = []
     for shape in drawing.shapes:

@@ -11,17 +11,18 @@ import torch
 from torch import Tensor
 
 from pds_cli.backbones.base import Backbone
+from pds_cli.drawings.drawing import write_drawing
+from pds_cli.drawings.rasterise import Numbers, compiled, rasterise
 from pds_cli.errors import UserError
 from pds_cli.files import atomic_path
-from pds_cli.images import write_image
 from pds_cli.kernels import raster
+from pds_cli.pictures.files import write_image
+from pds_cli.pictures.video import write_video
 from pds_cli.representations.base import Representation
 from pds_cli.representations.svg import regularisers
 from pds_cli.representations.svg.animation import SECONDS, animated
-from pds_cli.representations.svg.drawing import write_drawing
-from pds_cli.representations.svg.rasterise import Numbers, compiled, rasterise
-from pds_cli.scenes.base import Scene, View
-from pds_cli.video import write_video
+from pds_cli.scenes.base import Scene
+from pds_cli.views.view import View
 
 CANVAS = 512
 """Points are measured in this many parts of the drawing's longer side, as in the literature."""

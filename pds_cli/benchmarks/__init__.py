@@ -1,0 +1,1 @@
+"""What `pds compare benchmark=` runs: the toybox, NeRFs, icons, and the paper with real models."""

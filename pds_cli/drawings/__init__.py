@@ -1,0 +1,1 @@
+"""SVG drawings: reading, outlines, paints, rasterising with gradients, and writing."""

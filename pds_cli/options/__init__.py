@@ -1,0 +1,1 @@
+"""What can be said on a command line: types, ranges and words of every key; imports no torch."""

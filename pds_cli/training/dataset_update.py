@@ -1,0 +1,270 @@
+"""Iterative dataset update: a scene is fitted to images of it that an editor keeps redrawing.
+
+With SDEdit at low noise this is the refinement after an edit; with another editor it is an
+editing method of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from pds_cli.backbones.base import Backbone, Text
+from pds_cli.editors.base import Editor, check_draws_images, decode, encode
+from pds_cli.errors import UserError, check_choice
+from pds_cli.pictures.files import resize
+from pds_cli.progress import Progress
+from pds_cli.representations.base import Representation
+from pds_cli.runs.checkpoint import under, with_prefix
+from pds_cli.scenes.base import Scene
+from pds_cli.seeds import step_generator
+from pds_cli.training.trainer import Objective, Stage, configured_optimizer
+from pds_cli.views.view import View
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+INPUTS = ("stage", "current")
+INITIALS = ("renders", "source")
+
+
+class DatasetUpdateObjective(Objective):
+    """Fits a representation to one image a view, and redraws one of the images now and then.
+
+    Every `every` steps, beginning with the first, the image of one of the scene's `edit_views` is
+    replaced by an edit. They take turns, in an order that is drawn anew for each round. Each step
+    then minimises `representation.reconstruction_loss` on the images that some random views have
+    at present.
+
+    Images are kept with 8 bits a channel, as a file would: 3HW bytes a view for what was
+    redrawn, and as much for the renders of the stage's beginning.
+
+    Args:
+        scene: its views are the training set.
+        representation: what is fitted.
+        backbone: the diffusion prior that the editor asks.
+        editor: makes the images.
+        text_tgt, text_src: the encoded prompts, one each.
+        every: steps between edits.
+        batch_size: distinct views a step; all of them where there are fewer.
+        input: what the editor is given: `stage`, the view's render at the stage's beginning, as
+            PDS's published refinement does; or `current`, its render at this step.
+        initial: what a view shows until its first edit: `renders`, those of the stage's
+            beginning, or `source`, the scene's images.
+        keep_detail: views are rendered at the size of their own images, and a redrawn one is
+            x + edit(x) − D(E(x)) with the VAE's encoder E and decoder D: only what the editor
+            changed is added, so that detail the latents do not hold stays. Otherwise it is
+            edit(x), at the size of the renders that were edited, as published.
+        seed: the run's seed; fixes the order of the views.
+        group: the config group that the options stand in, for what is said of wrong ones.
+
+    Raises:
+        UserError: an unknown option, `initial=source` for views without an image, or a backbone
+            whose data are no images.
+
+    Source: Haque et al., Instruct-NeRF2NeRF, ICCV 2023, arXiv 2303.12789, section 4.2.
+    """
+
+    def __init__(
+        self,
+        scene: Scene,
+        representation: Representation,
+        backbone: Backbone,
+        editor: Editor,
+        text_tgt: Text,
+        text_src: Text | None,
+        *,
+        every: int = 10,
+        batch_size: int = 8,
+        input: str = "stage",
+        initial: str = "renders",
+        keep_detail: bool = False,
+        seed: int = 0,
+        group: str = "loss",
+    ) -> None:
+        self.views: Sequence[View] = list(scene.views)
+        edited = {view.name for view in scene.edit_views}
+        self.redrawable = [i for i, view in enumerate(self.views) if view.name in edited]
+        check_choice(f"{group}.input", input, INPUTS)
+        check_choice(f"{group}.initial", initial, INITIALS)
+        for name, value in (("every", every), ("batch_size", batch_size)):
+            if value < 1:
+                raise UserError(f"{group}.{name}={value} must be a whole number of at least 1")
+        check_draws_images(backbone, "a dataset update" if group == "loss" else "refinement")
+        without = [view.name for view in self.views if view.image is None]
+        if initial == "source" and without:
+            raise UserError(
+                f"{group}.initial=source needs an image of every view, and {without[0]} has none: "
+                f"use {group}.initial=renders"
+            )
+        self.representation, self.backbone, self.editor = representation, backbone, editor
+        self.text_tgt, self.text_src = text_tgt, text_src
+        self.every, self.batch_size, self.seed = every, batch_size, seed
+        self.input, self.initial, self.keep_detail = input, initial, keep_detail
+        self._beginning: dict[int, Tensor] = {}
+        self._edited: dict[int, Tensor] = {}
+
+    def begin(self) -> None:
+        """Renders every view, unless a checkpoint brought the renders or nothing needs them."""
+        self.representation.begin_edit()
+        if self._beginning or (self.input == "current" and self.initial == "source"):
+            return
+        with Progress("renders of all views", len(self.views)) as progress:
+            for index, view in enumerate(self.views):
+                self._beginning[index] = _to_bytes(self._render(view))
+                progress.update(index + 1)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return self.representation.parameter_groups()
+
+    def loss(
+        self, step: int, progress: float, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, float]]:
+        if step % self.every == 0:
+            self._redraw(self.turn(step // self.every), generator)
+        chosen = torch.randperm(len(self.views), generator=generator)[: self.batch_size].tolist()
+        pairs = [(self._fitted_view(index), self.training_image(index)) for index in chosen]
+        scalar, logs = self.representation.reconstruction_loss(pairs, generator)
+        return scalar, {**logs, "redrawn": float(len(self._edited))}
+
+    def turn(self, edit: int) -> int:
+        """Which view edit number 0, 1, … is of: each view once in a round, in random order."""
+        count = len(self.redrawable)
+        generator = step_generator(self.seed, "rounds of views", edit // count)
+        return self.redrawable[int(torch.randperm(count, generator=generator)[edit % count])]
+
+    def training_image(self, index: int) -> Tensor:
+        """The image [3,H,W] in [0,1] that a view is fitted to at present."""
+        if index in self._edited:
+            return self._edited[index].float() / 255
+        if self.initial == "source":
+            image = self.views[index].image
+            assert image is not None
+            return image
+        return self._beginning[index].float() / 255
+
+    def _fitted_view(self, index: int) -> View:
+        """The view, without the source's transparency where its image is not the source's.
+
+        What an edit adds may lie where the source was transparent.
+        """
+        own = self.initial == "source" and index not in self._edited
+        return self.views[index] if own else replace(self.views[index], alpha=None)
+
+    @torch.no_grad()
+    def _redraw(self, index: int, generator: torch.Generator) -> None:
+        view = self.views[index]
+        if self.input == "current":
+            image = self._render(view)
+        else:
+            image = self._beginning[index].float() / 255
+        # A view that has no image was first seen as the stage's beginning showed it.
+        source = self._beginning[index].float() / 255 if view.image is None else view.image
+        image = image[None].to(self.backbone.device)
+        edited = self.editor.edit(
+            self.backbone,
+            image,
+            resize(source.to(image), *image.shape[-2:])[None],
+            self.text_tgt,
+            self.text_src,
+            generator=generator,
+        )
+        if self.keep_detail:
+            same = decode(self.backbone, encode(self.backbone, image), image)
+            edited = image + edited - same
+        self._edited[index] = _to_bytes(edited[0])
+
+    @torch.no_grad()
+    def _render(self, view: View) -> Tensor:
+        if self.keep_detail:
+            return self.representation.render_full(view).cpu()
+        return self.representation.render(view)[0].clamp(0, 1).cpu()
+
+    def after_step(self, step: int) -> None:
+        self.representation.regularise()
+
+    def renders(self) -> dict[str, Tensor]:
+        """The first of the edited views, so that the filmstrip goes on where the edit's ended."""
+        view = self.views[self.redrawable[0]]
+        return {view.name: self._render(view)}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """θ, the renders of the stage's beginning and the images redrawn since."""
+        state = with_prefix("representation", dict(self.representation.state_dict()))
+        for name, images in (("beginning", self._beginning), ("edited", self._edited)):
+            state |= with_prefix(name, {str(index): image for index, image in images.items()})
+        return state
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.representation.load_state_dict(under("representation", state))
+        self._beginning = self._images(under("beginning", state))
+        self._edited = self._images(under("edited", state))
+        if self._beginning and len(self._beginning) != len(self.views):
+            raise ValueError(f"it has {len(self._beginning)} of {len(self.views)} views")
+
+    def _images(self, state: Mapping[str, Tensor]) -> dict[int, Tensor]:
+        found = {int(index): image for index, image in state.items()}
+        for index, image in found.items():
+            right = image.dtype == torch.uint8 and image.ndim == 3 and len(image) == 3
+            if not (0 <= index < len(self.views) and right and image.numel()):
+                raise ValueError(f"its image of view {index} is none of this scene")
+        return found
+
+
+def refine_stage(
+    cfg: DictConfig,
+    scene: Scene,
+    representation: Representation,
+    backbone: Backbone,
+    text_tgt: Text,
+    text_src: Text,
+    *,
+    words: Mapping[str, str] | None = None,
+) -> Stage | None:
+    """The stage that the config group `refine` describes; None for `refine=none`.
+
+    Args:
+        cfg: the configuration of `pds edit`, its interpolations filled in.
+        text_tgt, text_src: the encoded prompts of the edit.
+        words: the same as words, for `Editor.begin`; None for an editor that reads none.
+    """
+    from pds_cli.instantiate import instantiate
+
+    node, allow = cfg.refine, list(cfg.allow_modules)
+    if node is None or node.editor is None:
+        return None
+    editor = instantiate("editor", node.editor, allow_modules=allow)
+    if words is not None:
+        editor.begin(**words)
+    objective = DatasetUpdateObjective(
+        scene,
+        representation,
+        backbone,
+        editor,
+        text_tgt,
+        text_src,
+        every=node.every,
+        batch_size=node.batch_size,
+        input=node.input,
+        initial=node.initial,
+        keep_detail=node.get("keep_detail", False),
+        seed=cfg.seed,
+        group="refine",
+    )
+    lr = cfg.lr if node.lr is None else node.lr
+    return Stage(
+        "refine",
+        objective,
+        steps=node.steps,
+        optimizer=configured_optimizer(cfg.optimizer, lr, allow),
+        schedule=node.get("lr_schedule", "constant"),
+    )
+
+
+def _to_bytes(image: Tensor) -> Tensor:
+    """[3,H,W] in [0,1] as uint8 on the CPU."""
+    return (image.clamp(0, 1) * 255).round().to(torch.uint8).cpu()

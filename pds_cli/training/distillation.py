@@ -1,0 +1,161 @@
+"""Distillation as an objective of the trainer: a backbone's gradient carried into θ."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pds_cli.backbones.base import Backbone, Text
+from pds_cli.errors import UserError
+from pds_cli.losses.base import Loss, LossOutput, inject
+from pds_cli.losses.source_bank import SourceBank
+from pds_cli.pictures.files import resize
+from pds_cli.representations.base import Representation
+from pds_cli.runs.checkpoint import under, with_prefix
+from pds_cli.scenes.base import Scene
+from pds_cli.seeds import step_generator
+from pds_cli.training.trainer import Objective
+from pds_cli.views.view import View
+
+LEARNT = "loss"  # what the loss has learnt, in a checkpoint
+
+
+class EditObjective(Objective):
+    """Moves a representation's parameters along a distillation loss.
+
+    A step takes one view, brings its render to x_0^tgt, and asks the loss for the mean gradient
+    over `batch_size` draws of (t, ε). The source latent of a view is encoded once and kept; with
+    `loss.source_bank`, so are source predictions at fixed pairs (t, ε).
+
+    Args:
+        text_tgt, text_src: the encoded prompts, one, or one for each latent of the representation.
+        batch_size: noise draws a step; the backbone sees that many times the latents.
+        hold_view: steps for which the same random view is kept.
+        seed: the run's seed; fixes the order of the views and the pairs of the source bank.
+
+    Raises:
+        UserError: more draws a step than the source bank has pairs.
+    """
+
+    def __init__(
+        self,
+        scene: Scene,
+        representation: Representation,
+        backbone: Backbone,
+        loss: Loss,
+        text_tgt: Text,
+        text_src: Text,
+        *,
+        batch_size: int = 1,
+        hold_view: int = 1,
+        seed: int = 0,
+    ) -> None:
+        if loss.source_bank and batch_size > loss.source_bank:
+            raise UserError(
+                f"batch_size={batch_size} asks for more draws a step than "
+                f"loss.source_bank={loss.source_bank} holds; set it to {batch_size} or more"
+            )
+        self.views = list(scene.edit_views)
+        self.representation, self.backbone, self.distillation = representation, backbone, loss
+        self.text_tgt, self.text_src = text_tgt, text_src
+        self.batch_size, self.hold_view, self.seed = batch_size, max(1, hold_view), seed
+        self._sources: dict[str, Tensor] = {}
+        self._banks: dict[str, SourceBank] = {}
+
+    def begin(self) -> None:
+        self.representation.begin_edit()
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return self.representation.parameter_groups()
+
+    def loss(
+        self, step: int, progress: float, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, float]]:
+        view = self._pick(step)
+        x0 = self.target_latent(view)
+        out = self._distil(view, x0.detach(), progress, generator)
+        grad = out.grad.reshape(self.batch_size, *x0.shape).mean(0)
+        scalar = inject(x0, grad)
+        logs = {k: v for k, v in out.logs.items() if k != "grad_norm"}
+        logs = {"loss": float(scalar.detach()), **logs}
+        penalty = self.representation.penalty(view, progress, generator)
+        if penalty is None:
+            return scalar, logs
+        return scalar + penalty, {**logs, "penalty": float(penalty.detach())}
+
+    def _distil(
+        self, view: View, x0: Tensor, progress: float, generator: torch.Generator
+    ) -> LossOutput:
+        """The loss's answer for `batch_size` draws at x_0^tgt [N,C,h,w], draw by draw."""
+        draws = self.batch_size
+        latents = [x0, self.source_latent(view)]
+        x0_tgt, x0_src = (x.repeat(draws, *[1] * (x.ndim - 1)) for x in latents)
+        texts = [self.text_tgt, self.text_src]
+        text_tgt, text_src = (Text.cat([text.expand(len(x0))] * draws) for text in texts)
+        args = (self.backbone, x0_tgt, x0_src, text_tgt, text_src)
+        if not self.distillation.source_bank:
+            return self.distillation(*args, progress=progress, generator=generator)
+        t, eps, eps_src = self._bank(view).draw(draws, progress, generator)
+        return self.distillation.evaluate(*args, t=t, eps=eps, eps_src=eps_src, progress=progress)
+
+    def _bank(self, view: View) -> SourceBank:
+        if view.name not in self._banks:
+            self._banks[view.name] = SourceBank(
+                self.distillation,
+                self.backbone,
+                self.source_latent(view),
+                self.text_src,
+                seed=self.seed,
+                view=view.name,
+            )
+        return self._banks[view.name]
+
+    def _pick(self, step: int) -> View:
+        """A random view; with `hold_view` > 1 it changes only every so many steps."""
+        # Seeded by the block of steps, not by what was picked before: a resumed run agrees.
+        block = step_generator(self.seed, "views", step // self.hold_view)
+        return self.views[int(torch.randint(len(self.views), (), generator=block))]
+
+    def target_latent(self, view: View) -> Tensor:
+        """x_0^tgt [N,C,h,w] of the present θ, with a graph."""
+        latent = self.representation.render_latent(view)
+        if latent is not None:
+            return latent
+        image = self.representation.render(view)
+        # The source's shape decides, so that both latents have the same, whatever g renders at.
+        shape = (image if view.image is None else view.image).shape[-2:]
+        size = self.backbone.image_size(*shape)
+        return self.backbone.encode_image(resize(image, *size, clamp=False))
+
+    @torch.no_grad()
+    def source_latent(self, view: View) -> Tensor:
+        """x_0^src [N,C,h,w] of a view, cached."""
+        if view.name not in self._sources:
+            if view.image is None:
+                found = self.representation.source_latent(view)
+            else:
+                size = self.backbone.image_size(*view.image.shape[-2:])
+                image = resize(view.image[None].to(self.backbone.device), *size)
+                found = self.backbone.encode_image(image)
+            self._sources[view.name] = found
+        return self._sources[view.name]
+
+    def after_step(self, step: int) -> None:
+        self.representation.regularise()
+
+    @torch.no_grad()
+    def renders(self) -> dict[str, Tensor]:
+        """The first view, whichever views the steps look at: a filmstrip is of one place."""
+        view = self.views[0]
+        return {view.name: self.representation.render(view)[0].clamp(0, 1).cpu()}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        learnt = with_prefix(LEARNT, self.distillation.state_dict())
+        return {**self.representation.state_dict(), **learnt}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.distillation.load_state_dict(under(LEARNT, state))
+        own = {k: v for k, v in state.items() if not k.startswith(f"{LEARNT}.")}
+        self.representation.load_state_dict(own)

@@ -1,0 +1,1 @@
+"""What a picture is taken from: views, regions, cameras, poses and camera paths."""
