@@ -189,8 +189,8 @@ def test_a_named_fit_and_an_edit_of_an_edit(
     words = [*FIELD, *edit]
     answer = pds("edit", *words, f"prompt={HAT}", "fit=fit", "out=first")
     assert answer.code == 0, answer.err
-    assert "fit: fit/exports/nerf.safetensors" in answer.out
-    assert summary("first")["fit"] == "fit/exports/nerf.safetensors"
+    assert "fit: fit/exports/result.safetensors" in answer.out
+    assert summary("first")["fit"] == "fit/exports/result.safetensors"
     assert stages == ["fit"] * 6 + ["edit"] * 2
     other = pds("edit", *words, f"prompt={HAT}", "fit=fit", "out=x", "representation.hidden=8")
     assert other.code == 2 and "does not fit this edit" in other.err and not Path("x").exists()
@@ -205,7 +205,7 @@ def test_a_named_fit_and_an_edit_of_an_edit(
     assert stages[8:] == ["edit"]
     facts = summary("second")
     assert facts["source_prompt"] == HAT and facts["scene"] == "figurine"
-    assert facts["fit"] == "first/exports/nerf.safetensors"
+    assert facts["fit"] == "first/exports/result.safetensors"
     for source in Path("second/renders").glob("source_*.png"):
         result = Path("first/renders") / source.name.replace("source", "result")
         assert np.abs(pixels(str(source)) - pixels(str(result))).max() <= 1

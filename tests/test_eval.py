@@ -275,9 +275,9 @@ def test_a_nerf_is_scored_for_its_consistency(
     # From one side alone, views agree but for bilinear sampling; from many sides less well.
     assert found == pytest.approx(view_consistency(seen, cameras), abs=1e-3)
     assert found < view_consistency([seen[0], seen[0]], [cameras[0], cameras[0]])
-    (tmp_path / "run/exports/nerf.safetensors").write_bytes(b"torn")
+    (tmp_path / "run/exports/result.safetensors").write_bytes(b"torn")
     torn = pds("eval", str(tmp_path / "run"), f"out={tmp_path}/torn")
-    assert torn.code == 2 and "nerf.safetensors" in torn.err and "Traceback" not in torn.err
+    assert torn.code == 2 and "result.safetensors" in torn.err and "Traceback" not in torn.err
 
 
 def test_bootstrap_covers_the_mean() -> None:

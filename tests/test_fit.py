@@ -28,7 +28,7 @@ FIELD = [
     "representation.fit.views_per_step=2",
 ]  # fmt: skip
 SMALL = [*SCENE, *FIELD, "device=cpu"]
-NERF = "exports/nerf.safetensors"
+NERF = "exports/result.safetensors"
 Run = Callable[..., Answer]
 
 

@@ -52,8 +52,8 @@ LISTS = [
 PATHS = [
     "/dev/null", "/dev/zero", "/dev/null/x", ".", "..", "/", "nowhere", "nowhere/x", "a file",
     "a file/x", "empty", "picture.png", "capture", "pictures", "edited", "fitted", "answers.json",
-    "capture/transforms.json", "fitted/exports/nerf.safetensors", "edited/config.yaml", "~", "link",
-    "x" * 300,
+    "capture/transforms.json", "fitted/exports/result.safetensors", "edited/config.yaml", "~",
+    "link", "x" * 300,
 ]  # fmt: skip
 
 

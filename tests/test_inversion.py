@@ -78,7 +78,7 @@ def test_ddpm_inversion_is_the_posterior_by_hand() -> None:
     mean, std = DDPMInversion._step(
         backbone, x_t, torch.tensor(800), torch.tensor([600]), text, 1.0
     )
-    bar = backbone.alphas_cumprod
+    bar = backbone.schedule.alphas_cumprod
     alpha = bar[800] / bar[600]
     eps = backbone.predict_noise(x_t, torch.tensor([800]), text, 1.0)
     clean = (x_t - (1 - bar[800]).sqrt() * eps) / bar[800].sqrt()

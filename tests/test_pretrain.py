@@ -18,6 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from pds_cli.backbones.embedded import EmbeddedBackbone, EmbeddedInstructModel
+from pds_cli.backbones.schedule import Schedule
 from pds_cli.errors import UserError
 from pds_cli.pictures.captioned import load_captioned_images
 from pds_cli.pretraining.components import (
@@ -471,7 +472,7 @@ def test_denoising_learns(tiny_components: Any) -> None:
     data = CaptionedImages(pictures, [["a man"], ["a robot"]], [{}, {}])
     objective = DenoisingObjective(
         parts.unet, parts.text_encoder, parts.tokenize, parts.autoencoder, data,
-        parts.alphas_cumprod, batch_size=4,
+        Schedule(parts.alphas_cumprod), batch_size=4,
     )  # fmt: skip
     objective.begin()
     optimizer = torch.optim.Adam(objective.parameter_groups()[0]["params"], lr=3e-3)
@@ -544,7 +545,7 @@ def test_late_timesteps_are_noisy(tiny_components: Any) -> None:
         parts.tokenize,
         parts.autoencoder,
         None,  # type: ignore[arg-type]
-        parts.alphas_cumprod,
+        Schedule(parts.alphas_cumprod),
         batch_size=4000,
         high_noise=0.5,
         high_noise_from=0.55,

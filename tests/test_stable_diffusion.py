@@ -318,8 +318,8 @@ def test_noise_levels_are_those_of_the_saved_scheduler(
     kind: str, pipelines: Saved, backbones: dict[str, StableDiffusion]
 ) -> None:
     expected = pipelines[kind][0].scheduler.alphas_cumprod
-    torch.testing.assert_close(backbones[kind].alphas_cumprod, expected)
-    assert backbones[kind].num_train_timesteps == 1000
+    torch.testing.assert_close(backbones[kind].schedule.alphas_cumprod, expected)
+    assert backbones[kind].schedule.num_train_timesteps == 1000
 
 
 def test_zero_terminal_snr_stays_above_zero(copy_of: Callable[[str], Path]) -> None:
@@ -327,7 +327,7 @@ def test_zero_terminal_snr_stays_above_zero(copy_of: Callable[[str], Path]) -> N
     config_file = folder / "scheduler" / "scheduler_config.json"
     config = json.loads(config_file.read_text())
     config_file.write_text(json.dumps({**config, "rescale_betas_zero_snr": True}))
-    alphas_cumprod = StableDiffusion(str(folder), device="cpu").alphas_cumprod
+    alphas_cumprod = StableDiffusion(str(folder), device="cpu").schedule.alphas_cumprod
     assert 0 < alphas_cumprod[-1] < 1e-6 and (alphas_cumprod.diff() < 0).all()
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pds_cli.errors import UserError
-from pds_cli.losses.base import Branches, Inputs, Loss, per_sample
+from pds_cli.losses.base import Branches, Inputs, Loss
 
 
 @dataclass(kw_only=True)
@@ -41,7 +41,7 @@ class IDS(Loss):
         """x_t of both images with the noise ε*, and ε*."""
         backbone, t = inputs.backbone, inputs.t
         x0_src, x0_tgt = inputs.images["src"], inputs.images["tgt"]
-        bar = per_sample(backbone.alphas_cumprod[t], x0_src)
+        bar = backbone.schedule.alpha_bar(t, x0_src)
         x_t = backbone.add_noise(x0_src, t, inputs.eps)
         for _ in range(self.iterations):
             x_t = x_t - self.scale * self._slope(inputs, x_t, bar)

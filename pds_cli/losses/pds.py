@@ -47,7 +47,7 @@ class PDS(Loss):
     def gradient(self, branches: Branches) -> tuple[Tensor, dict[str, float]]:
         """identity · ψ Δx_0 + χ Δε̂, with the means of ψ, χ and both terms' norms for the log."""
         c = posterior_coefficients(
-            branches.alphas_cumprod,
+            branches.schedule.alphas_cumprod,
             branches.t,
             branches.t_prev,
             self.coefficients,

@@ -255,10 +255,10 @@ def _fit(cfg: DictConfig, run: RunFolder, edit: Edit) -> None:
 
 def _film(cfg: DictConfig, run: RunFolder, representation: Representation, name: str) -> None:
     """A turntable of a 3D representation, among the run's exports."""
-    from pds_cli.representations.nerf.representation import NeRF
+    from pds_cli.representations.spatial import Spatial
     from pds_cli.results.path_rendering import write_turntable
 
-    if cfg.turntable and isinstance(representation, NeRF):
+    if cfg.turntable and isinstance(representation, Spatial):
         write_turntable(run.path / "exports" / name, representation, frames=cfg.turntable)
 
 

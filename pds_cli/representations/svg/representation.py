@@ -64,6 +64,8 @@ class SVG(Representation):
     steps: Tensor
     frames: Tensor
 
+    word = "svg"
+
     def __init__(
         self,
         scene: Scene,
