@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_fit import SMALL
-from test_stable_diffusion import LENGTH, fill, write_tokenizer
+from helpers import SMALL_FIGURINE
+from small_pipelines import LENGTH, fill, write_tokenizer
 from torch import Tensor
 
 from pds_cli.errors import UserError
@@ -262,7 +262,12 @@ def test_a_nerf_is_scored_for_its_consistency(
     pds: Callable, tmp_path: Path, tiny_backbone: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pds_cli.evaluation.scores.TURNTABLE", (24, 48))
-    words = [*SMALL, "prompt=a photo of a robot", f"backbone.model={tiny_backbone}", "steps=2"]
+    words = [
+        *SMALL_FIGURINE,
+        "prompt=a photo of a robot",
+        f"backbone.model={tiny_backbone}",
+        "steps=2",
+    ]
     words += ["representation.render_size=64", "refine=none", "turntable=0"]
     words.append("representation.fit.steps=60")  # enough for surfaces
     assert pds("edit", *words, f"out={tmp_path}/run").code == 0

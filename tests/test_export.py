@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from soft_ball import CENTRE, SoftBall, ring
 from torch import Tensor
 
 from pds_cli.errors import UserError
+from pds_cli.representations.spatial import Place
 from pds_cli.results.exporting import (
     back_project,
     surface,
@@ -289,13 +290,6 @@ def test_renders_come_one_at_a_time() -> None:
 # --- the verbs -----------------------------------------------------------------------------------
 
 
-@dataclass
-class Device:
-    """All that a NeRF asks of a backbone."""
-
-    device: torch.device
-
-
 class Ring(Scene):
     """Grey pictures from the cameras of a ring."""
 
@@ -316,7 +310,7 @@ def run(tmp_path: Path) -> Path:
     """A run folder with the export of a NeRF that nobody has trained: a random fog."""
     from pds_cli.representations.nerf.representation import NeRF
 
-    backbone: Any = Device(torch.device("cpu"))
+    backbone: Any = Place("cpu")
     grid = {"levels": 2, "features": 2, "log2_table": 8, "base_resolution": 4, "growth": 1.7}
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)

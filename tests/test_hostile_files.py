@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import Answer
+from helpers import StopAt
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -394,13 +395,7 @@ class Saved:
     def __init__(self, folder: Path) -> None:
         self.path, self.folder = folder / "checkpoint.safetensors", folder
         trainer = walk(folder, 4)
-        step = trainer._one_step
-
-        def stopping(*words: Any) -> None:
-            step(*words)
-            trainer._stop = trainer.step == 2
-
-        trainer._one_step = stopping  # type: ignore[method-assign, assignment]
+        trainer.observers.append(StopAt(2, "walk"))
         assert trainer.run() == "stopped"
         with safe_open(str(self.path), "pt") as file:
             self.meta = json.loads(file.metadata()["pds"])

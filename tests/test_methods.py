@@ -13,7 +13,7 @@ import pytest
 import torch
 from loss_problem import gradient, small_mixture
 from omegaconf import OmegaConf
-from test_stable_diffusion import build_pipeline
+from small_pipelines import build_pipeline
 from torch import Tensor
 
 from pds_cli.backbones.base import Backbone

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from pds_cli.representations.nerf import volume
 from pds_cli.representations.nerf.field import RadianceField
 from pds_cli.representations.nerf.occupancy import OccupancyGrid
 from pds_cli.representations.nerf.representation import NeRF
-from pds_cli.representations.spatial import load_spatial
+from pds_cli.representations.spatial import Place, load_spatial
 from pds_cli.scenes.base import Scene
 from pds_cli.views.cameras import Camera, look_at
 from pds_cli.views.view import Region, View
@@ -29,13 +29,6 @@ from pds_cli.views.view import Region, View
 CENTRE = (1.0, -2.0, 0.5)
 GRID = {"levels": 4, "features": 2, "log2_table": 10, "base_resolution": 4, "growth": 1.7}
 SMALL: dict[str, Any] = {"grid": GRID, "hidden": 16, "occupancy": 16, "step": 0.1, "rays": 256}
-
-
-@dataclass
-class Device:
-    """All that a NeRF asks of a backbone."""
-
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
 
 class Posed(Scene):
@@ -72,7 +65,7 @@ def seen_from(
 
 def nerf(scene: Scene | None = None, seed: int = 0, **options: Any) -> NeRF:
     torch.manual_seed(seed)
-    return NeRF(scene or Posed(), Device(), **{**SMALL, **options})  # type: ignore[arg-type]
+    return NeRF(scene or Posed(), Place("cpu"), **{**SMALL, **options})  # type: ignore[arg-type]
 
 
 def rough(found: NeRF, bias: float = 0.0) -> NeRF:

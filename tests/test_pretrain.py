@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 from conftest import TINY_MODEL, Answer
+from helpers import records
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -99,11 +100,6 @@ def weights(folder: Path | str) -> dict[str, bytes]:
     files = sorted(Path(folder).rglob("*.safetensors"))
     assert files
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
-
-
-def records(folder: Path | str) -> list[dict[str, Any]]:
-    lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
 
 
 # --- runs ----------------------------------------------------------------------------------------
@@ -482,7 +478,7 @@ def test_denoising_learns(tiny_components: Any) -> None:
         loss, _ = objective.loss(step, 0.0, step_generator(0, "denoise", step))
         loss.backward()
         optimizer.step()
-        objective.after_step(step)
+        objective.after_step(step, optimizer)
         values.append(float(loss.detach()))
     assert sum(values[-5:]) < 0.7 * sum(values[:5])
     state = {k: v.clone() for k, v in objective.state_dict().items()}

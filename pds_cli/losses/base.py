@@ -245,6 +245,10 @@ class Loss(ABC):
             for name in own[0]
         }
 
+    def idle(self) -> dict[str, str | None]:
+        """Options that have no effect → the option whose value makes that so; None: always."""
+        return {} if self.uses_source else {"source_guidance": None}
+
     def prompts(self, prompt: str, source: str) -> dict[str, str]:
         """Prompts beside the target and the source that `branches` name; none by default."""
         return {}

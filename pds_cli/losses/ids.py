@@ -37,6 +37,10 @@ class IDS(Loss):
         if not self.scale >= 0 or self.iterations < 0:
             raise UserError("loss.scale and loss.iterations must be at least 0")
 
+    def idle(self) -> dict[str, str | None]:
+        """Without iterations nothing is scaled."""
+        return super().idle() | ({} if self.iterations else {"scale": "iterations"})
+
     def noised(self, inputs: Inputs) -> tuple[dict[str, Tensor], Tensor]:
         """x_t of both images with the noise ε*, and ε*."""
         backbone, t = inputs.backbone, inputs.t

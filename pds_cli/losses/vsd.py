@@ -82,6 +82,12 @@ class VSD(Loss):
         self._unet = unet
         self._optimizer = torch.optim.Adam(self._parameters().values(), lr=self.lora_lr)
 
+    def idle(self) -> dict[str, str | None]:
+        """Without a LoRA its options count for nothing."""
+        off = self.particles == "source"
+        unused = ("rank", "lora_lr", "lora_steps") if off else ()
+        return super().idle() | dict.fromkeys(unused, "particles")
+
     def prompts(self, prompt: str, source: str) -> dict[str, str]:
         """The source prompt, where it stands for φ."""
         return {"source": source} if self.particles == "source" else {}

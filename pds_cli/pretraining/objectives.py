@@ -54,7 +54,7 @@ class _ModuleObjective(Objective):
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [{"params": [p for p in self.module.parameters() if p.requires_grad]}]
 
-    def after_step(self, step: int) -> None:
+    def after_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
         self.average.update(step)
 
     def finish(self) -> None:

@@ -147,6 +147,10 @@ class Representation(torch.nn.Module, ABC):
     def regularise(self) -> None:
         """Called after every optimiser step, to bring θ back to its valid range."""
 
+    def idle(self) -> dict[str, str]:
+        """Keys of a run that have no effect on this representation → what makes that so."""
+        return {"turntable": "an edit of a single view"}
+
     def changes(self) -> dict[str, float]:
         """How far θ is from where it began, in numbers of its own, for a run's metrics."""
         return {}

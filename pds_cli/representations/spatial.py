@@ -59,6 +59,10 @@ class Spatial(Representation):
         self.region, self.transform, self.options = region, scene.transform, dict(options)
         self.cameras = {"train": _cameras(scene.views), "eval": _cameras(scene.eval_views)}
 
+    def idle(self) -> dict[str, str]:
+        """None: a turntable shows it."""
+        return {}
+
     @abstractmethod
     def render_camera(self, camera: Camera) -> Rendering:
         """What a camera sees, without a graph, at the camera's own size."""

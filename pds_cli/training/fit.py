@@ -52,7 +52,7 @@ class FitObjective(Objective):
             pairs.append((self.views[index], image))
         return self.representation.reconstruction_loss(pairs, generator)
 
-    def after_step(self, step: int) -> None:
+    def after_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
         self.representation.regularise()
 
     @torch.no_grad()
