@@ -65,14 +65,10 @@ class Run:
         Raises:
             UserError: an unknown kind, or a picture that cannot be read.
         """
-        from pds_cli.pictures.files import decode_image, open_image
+        from pds_cli.pictures.pillow import load_image
 
         check_choice("kind", kind, KINDS)
-        found = {}
-        for view, path in self._pictures.get(kind, {}).items():
-            with open_image(path) as file:
-                found[view] = decode_image(file, path).copy()
-        return found
+        return {view: load_image(path) for view, path in self._pictures.get(kind, {}).items()}
 
     def _repr_html_(self) -> str:
         """The strip and a table of the metrics, for a notebook."""

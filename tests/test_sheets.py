@@ -158,7 +158,7 @@ def test_writing_below_a_file_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):
         write_text(tmp_path / "file" / "table.md", "x")
-    with pytest.raises(UserError, match="ends in"):
+    with pytest.raises(UserError, match="images are written as"):
         sheets.save_image(plain(RED), tmp_path / "picture.what")
 
 

@@ -20,7 +20,8 @@ from pds_cli.drawings.drawing import parse_drawing
 from pds_cli.drawings.rasterise import Numbers, Program, compiled, rasterise
 from pds_cli.drawings.values import Matrix, compose
 from pds_cli.emoji.icons import SETS, Icon, load_icons
-from pds_cli.files import atomic_path, write_text
+from pds_cli.files import write_text
+from pds_cli.pictures.pillow import write_pillow
 from pds_cli.progress import Progress
 
 BACKGROUNDS = {
@@ -131,8 +132,7 @@ def _drawn(
     for i in range(begin, begin + count):
         image, background = draw_icon(parts, np.random.default_rng((seed, i)), size)
         path = folder / f"images/{i // 1000:03d}/{i:06d}.png"
-        with atomic_path(path) as temporary:
-            Image.fromarray(image).save(temporary, "PNG")
+        write_pillow(path, Image.fromarray(image))
         yield {
             "file": str(path.relative_to(folder)),
             "captions": captions(icon, background),

@@ -14,7 +14,7 @@ from PIL import Image
 
 from pds_cli.errors import UserError
 from pds_cli.figures.paper import TITLES
-from pds_cli.pictures.files import open_image
+from pds_cli.pictures.pillow import open_image
 from pds_cli.pictures.sheets import contact_sheet, save_image
 from pds_cli.reading import read_json
 from pds_cli.runs import layout

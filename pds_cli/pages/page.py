@@ -16,7 +16,8 @@ from PIL import Image
 
 from pds_cli.errors import UserError
 from pds_cli.pages.charts import short
-from pds_cli.pictures.sheets import open_image, resize_box, resize_to_fit
+from pds_cli.pictures.pillow import load_image
+from pds_cli.pictures.sheets import resize_box, resize_to_fit
 from pds_cli.runs.differences import clean, shown
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -122,7 +123,7 @@ def picture(path: Path | None, longest: int = 1600) -> Picture | None:
     if path is None:
         return None
     try:
-        image = open_image(path)
+        image = load_image(path)
         data = path.read_bytes()
     except (UserError, OSError):
         return None
@@ -138,7 +139,7 @@ def picture(path: Path | None, longest: int = 1600) -> Picture | None:
 def animation(path: Path) -> Picture | None:
     """Embed a GIF as it is; None where it is missing, damaged or over `PASSED_ON` bytes."""
     try:
-        image = open_image(path)
+        image = load_image(path)
         data = path.read_bytes()
     except (UserError, OSError):
         return None

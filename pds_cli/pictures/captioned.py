@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from pds_cli.errors import UserError
-from pds_cli.pictures.files import decode_image, open_image
+from pds_cli.pictures.pillow import decode_image, open_image
 from pds_cli.reading import MAX_BYTES, parse_json, read_text
 
 

@@ -1,4 +1,4 @@
-"""Contact sheets, strips and GIFs of images, and files written whole or not at all."""
+"""Contact sheets and strips of images, with captions."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageColor, ImageDraw, ImageFont, UnidentifiedImageError
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from pds_cli.errors import UserError
-from pds_cli.files import atomic_path
+from pds_cli.pictures.pillow import load_image, write_pillow
 
 INK, FAINT, PAPER, EMPTY = "#1d2126", "#6b727b", "#ffffff", "#eef0f2"
 # The faces tried, in order, for text that Pillow's own font cannot write.
@@ -39,14 +39,7 @@ def save_image(image: Any, path: Path | str) -> Path:
 
     WebP and JPEG are written with losses that the eye does not see: sheets are for looking.
     """
-    path = Path(path)
-    formats = Image.registered_extensions()
-    if path.suffix.lower() not in formats:
-        raise UserError(f"cannot save an image as {path.name}: use a name that ends in .png")
-    picture = to_pil(image)
-    with atomic_path(path) as temporary:
-        picture.save(temporary, format=formats[path.suffix.lower()], quality=QUALITY)
-    return path
+    return write_pillow(path, to_pil(image), quality=QUALITY)
 
 
 def to_pil(image: Any) -> Image.Image:
@@ -57,7 +50,7 @@ def to_pil(image: Any) -> Image.Image:
     Raises UserError for an unreadable file or another shape.
     """
     if isinstance(image, (str, os.PathLike)):
-        image = open_image(Path(image))
+        image = load_image(image)
     if not isinstance(image, Image.Image):
         image = _from_array(image)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
@@ -65,19 +58,6 @@ def to_pil(image: Any) -> Image.Image:
         paper = Image.new("RGBA", layer.size, "white")
         return Image.alpha_composite(paper, layer).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def open_image(path: Path) -> Image.Image:
-    """The decoded image at `path`; UserError where it is missing, truncated or not an image."""
-    try:
-        with Image.open(path) as handle:
-            handle.load()
-            return handle.copy()
-    except (UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} is not an image that can be shown: {error}") from error
-    except (OSError, SyntaxError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"cannot read the image {path}: {reason}") from error
 
 
 def _from_array(image: Any) -> Image.Image:

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from pds_cli.errors import UserError, check_choice
-from pds_cli.pictures.files import open_image, read_image, resize
+from pds_cli.pictures.files import read_image, resize
+from pds_cli.pictures.pillow import open_image
 from pds_cli.progress import Progress
 from pds_cli.reading import brief, label
 from pds_cli.scenes.base import Scene

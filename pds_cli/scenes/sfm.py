@@ -15,7 +15,7 @@ import torch
 
 from pds_cli.errors import UserError, check_choice
 from pds_cli.files import atomic_path, write_text
-from pds_cli.pictures.files import decode_image, open_image
+from pds_cli.pictures.pillow import decode_image, open_image, write_pillow
 from pds_cli.progress import Progress
 from pds_cli.runs.ownership import owns
 from pds_cli.scenes.colmap import PARAMETERS, camera_of
@@ -179,11 +179,8 @@ def _copy(photo: Path, target: Path, max_size: int | None) -> tuple[int, int]:
         raise UserError(f"{photo} is no photo that can be read ({error}): leave it out") from error
     if max_size is not None:
         picture.thumbnail((max_size, max_size), Image.Resampling.LANCZOS)
-    kind: dict[str, Any] = {"format": "PNG"}
-    if target.suffix == ".jpg":
-        kind = {"format": "JPEG", "quality": 95, "exif": exif}
-    with atomic_path(target) as temporary:
-        picture.save(temporary, **kind)
+    options = {"quality": 95, "exif": exif} if target.suffix == ".jpg" else {}
+    write_pillow(target, picture, **options)
     return picture.size
 
 

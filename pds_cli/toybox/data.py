@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pds_cli.files import atomic_path, write_text
+from pds_cli.files import write_text
+from pds_cli.pictures.pillow import write_pillow
 from pds_cli.toybox.world import (
     SAYABLE,
     Figure,
@@ -111,8 +112,7 @@ def make_dataset(
             shown[record["source"]["file"]] = Figure(**record["source"]["figure"])
         for name, each in shown.items():
             if not (folder / name).exists():
-                with atomic_path(folder / name) as temporary:
-                    Image.fromarray(renderer.render(each, camera)).save(temporary, "PNG")
+                write_pillow(folder / name, Image.fromarray(renderer.render(each, camera)))
         records.append(json.dumps(record, ensure_ascii=False))
         if on_image is not None:
             on_image(i + 1)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from pds_cli.pictures.pillow import load_image, write_pillow
 from pds_cli.toybox.world import Figure, OrbitCamera
 
 if TYPE_CHECKING:
@@ -44,8 +45,7 @@ def _shipped() -> dict[str, np.ndarray]:
     tiles = {}
     for index in sorted(FOLDER.glob("gallery*.json")):
         keys = json.loads(index.read_text(encoding="utf-8"))
-        with Image.open(index.with_suffix(".png")) as file:
-            sheet = np.asarray(file.convert("RGB"))
+        sheet = np.asarray(load_image(index.with_suffix(".png")).convert("RGB"))
         size = sheet.shape[1] // COLUMNS
         for i, key in enumerate(keys):
             y, x = i // COLUMNS * size, i % COLUMNS * size
@@ -92,7 +92,7 @@ def write_gallery(
         y, x = i // COLUMNS * size, i % COLUMNS * size
         sheet[y : y + size, x : x + size] = tile
     FOLDER.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(sheet).save(FOLDER / f"{name}.png", optimize=True)
+    write_pillow(FOLDER / f"{name}.png", Image.fromarray(sheet), optimize=True)
     text = json.dumps(list(tiles), indent=0)
     (FOLDER / f"{name}.json").write_text(text + "\n", encoding="utf-8")
     return FOLDER / f"{name}.png"
