@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pds_cli.errors import UserError
+from pds_cli.weights import read_weights
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "data" / "lpips_alexnet_v0_1.safetensors"
 MIN_SIDE = 31
@@ -88,15 +89,11 @@ class Lpips(nn.Module):
         return maps
 
     def _read_weights(self) -> None:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
+        tensors, _ = read_weights(WEIGHTS)
         try:
-            self.load_state_dict(load_file(WEIGHTS))
-        except (OSError, SafetensorError, RuntimeError) as error:
-            raise UserError(
-                f"{WEIGHTS} is missing or damaged: install the package again"
-            ) from error
+            self.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise UserError(f"{WEIGHTS} is damaged: install the package again") from error
 
 
 @lru_cache(maxsize=2)
