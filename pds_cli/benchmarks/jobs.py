@@ -34,6 +34,25 @@ def chosen(methods: Mapping[str, Any], only: Sequence[str] | None) -> dict[str, 
     return {name: node for name, node in methods.items() if only is None or name in only}
 
 
+def check_seeds(seeds: int) -> None:
+    """Refuses a benchmark without a seed.
+
+    Raises:
+        UserError: it has none.
+    """
+    if seeds < 1:
+        raise UserError(f"benchmark.seeds={seeds} must be at least 1")
+
+
+def seed_folder(place: Path, number: int) -> Path:
+    """Where a benchmark's edit under its number-th seed is: the first in `place` itself.
+
+    >>> seed_folder(Path("bench/pds"), 2).as_posix()
+    'bench/pds/seed_2'
+    """
+    return place if number == 0 else place / f"seed_{number}"
+
+
 def edit_job(words: Sequence[str], run: RunFolder) -> dict[str, float]:
     """Runs `pds edit` in a process of its own, unless it was.
 

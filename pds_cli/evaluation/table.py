@@ -259,8 +259,7 @@ def _interval(key: str, scores: Mapping[str, Mapping[str, float]], sign: str = "
     """A mean with its interval, where there is one."""
     if key not in scores:
         return "–"
-    score, number = scores[key], metric(key).number
-    mean = number(score["mean"], sign)
+    score = scores[key]
     if score["n"] < 2:
-        return mean
-    return f"{mean} [{number(score['low'], sign)}, {number(score['high'], sign)}]"
+        return metric(key).number(score["mean"], sign)
+    return metric(key).interval(score["mean"], score["low"], score["high"], sign)

@@ -19,37 +19,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pds_cli.benchmarks.tables import method_table
 from pds_cli.errors import UserError
 from pds_cli.evaluation.table import bootstrap
-from pds_cli.figures.frontier import read
+from pds_cli.figures.frontier import read, rows_in
+from pds_cli.figures.titles import METHODS
 from pds_cli.files import write_text
 from pds_cli.markdown import table
-from pds_cli.scripts import check_words, run
+from pds_cli.scripts import paths, run
 
 Scores = Mapping[str, Sequence[Mapping[str, float]]]
 """method → one mapping of scores an edit and seed."""
 
-TITLES = {
-    "sds": "SDS",
-    "dds": "DDS",
-    "pds": "PDS",
-    "pds_refined": "PDS, refined",
-    "inversion2nerf": "Inversion2NeRF",
-    "instruct_nerf2nerf": "Instruct-NeRF2NeRF",
-    "sdedit": "SDEdit",
-    "ddim_inversion": "DDIM inversion",
-    "ddpm_inversion": "DDPM inversion",
-    "instruct_pix2pix": "InstructPix2Pix",
-}
-
-
-_TRUTH = {"success": "success ↑", "kept": "kept ↑", "lpips_truth": "LPIPS to truth ↓"}
 COLUMNS = {
-    "image": _TRUTH,
-    "nerf": {**_TRUTH, "consistency": "view consistency, dB ↑", "seconds": "s"},
-    "svg": {"similarity": "icon similarity to prompt ↑", "lpips_source": "LPIPS to source ↓"},
+    "image": ("success", "kept", "lpips_truth"),
+    "nerf": ("success", "kept", "lpips_truth", "consistency", "seconds"),
+    "svg": ("similarity", "lpips_source"),
 }
-"""Part → score → its heading in the part's table."""
+"""Part → the scores of its table."""
 UNLISTED = {"nerf": ("psnr_truth",)}  # scores that only claims are about
 
 VERDICTS = ("holds", "holds on average, within the noise", "does not hold")
@@ -108,7 +95,7 @@ def paired(
     else:
         ahead, sure = centre > 0, low > 0
     text = (
-        f"{TITLES[better]} {mean(a):.3f}, {TITLES[worse]} {mean(b):.3f}, "
+        f"{METHODS[better]} {mean(a):.3f}, {METHODS[worse]} {mean(b):.3f}, "
         f"difference {centre:+.3f} [{low:+.3f}, {high:+.3f}]"
     )
     return text, VERDICTS[0 if sure else 1 if ahead else 2]
@@ -122,24 +109,14 @@ def against(
     claims = []
     for other in others:
         text, verdict = paired(scores, better, other, key, lower=lower)
-        claims.append(Claim(said.format(TITLES[other]), f"{name}: {text}", verdict))
+        claims.append(Claim(said.format(METHODS[other]), f"{name}: {text}", verdict))
     return claims
 
 
-def score_table(scores: Scores, keys: Mapping[str, str]) -> str:
+def score_table(scores: Scores, keys: Sequence[str]) -> str:
     """Markdown: a row a method, each score with its interval."""
-    rows = []
-    for method in scores:
-        if method not in TITLES:
-            continue
-        cells = []
-        for key in keys:
-            found = values(scores, method, key)
-            low, high = bootstrap(found)
-            digits = 3 if mean(found) < 10 else 1 if mean(found) < 100 else 0
-            cells.append("{0:.{3}f} [{1:.{3}f}, {2:.{3}f}]".format(mean(found), low, high, digits))
-        rows.append([TITLES[method], *cells])
-    return table(["method", *keys.values()], rows)
+    found = {METHODS[name]: rows for name, rows in scores.items() if name in METHODS}
+    return method_table(found, keys)
 
 
 # ---- the parts ------------------------------------------------------------------------------
@@ -153,17 +130,13 @@ def measured(out: Path) -> dict[str, Scores]:
     """
     found: dict[str, Any] = {}
     for part, target in (("image", "figure-image"), ("nerf", "table-nerf"), ("svg", "table-svg")):
-        results = read(out / part / "results.json", target)
+        rows = rows_in(out / part / "results.json", target)
         keys = (*COLUMNS[part], *UNLISTED.get(part, ()))
         try:
-            if part == "image":
-                rows = {k: v["cases"] for k, v in results["results"].items() if "cases" in v}
-            else:
-                rows = results["rows"]
             found[part] = {
                 method: [{key: row[key] for key in keys} for row in rows[method]]
                 for method in rows
-                if method in TITLES
+                if method in METHODS
             }
         except (KeyError, TypeError, AttributeError) as error:
             raise UserError(
@@ -374,9 +347,8 @@ def _overview(sections: Sequence[Section]) -> str:
 
 def main(argv: Sequence[str]) -> list[Path]:
     """Writes the page; returns its path."""
-    check_words(argv, 0, 3, __doc__)
     defaults = ("outputs/paper", "outputs/figures/paper.md", "outputs/figures")
-    out, target, figures = map(Path, (*argv, *defaults[len(argv) :]))
+    out, target, figures = paths(argv, defaults, __doc__)
     scores = measured(out)
     text = page(scores, figures, Path(os.path.relpath(figures, target.parent)).as_posix())
     write_text(figures / "paper" / "numbers.json", json.dumps(scores, indent=1) + "\n")

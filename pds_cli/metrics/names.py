@@ -15,14 +15,14 @@ class Metric:
     better: +1 higher, -1 lower, 0 neither or unknown.
     text: what it says, in a few words.
     unit: behind its name in a title.
-    digits: after the point, in a table.
+    digits: after the point, in a table; None: by its size, 3 below 10, 1 below 100, else none.
     """
 
     label: str
     better: int = 0
     text: str = ""
     unit: str = ""
-    digits: int = 3
+    digits: int | None = None
 
     @property
     def arrow(self) -> str:
@@ -30,7 +30,17 @@ class Metric:
 
     def number(self, value: float, sign: str = "") -> str:
         """A value for a table; with `sign="+"` also a positive one has its sign."""
-        return f"{value:{sign}.{self.digits}f}"
+        return f"{value:{sign}.{self._digits(value)}f}"
+
+    def interval(self, mean: float, low: float, high: float, sign: str = "") -> str:
+        """A mean with its interval, with as many digits."""
+        digits = self._digits(mean)
+        return f"{mean:{sign}.{digits}f} [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
+
+    def _digits(self, value: float) -> int:
+        if self.digits is not None:
+            return self.digits
+        return 3 if abs(value) < 10 else 1 if abs(value) < 100 else 0
 
 
 METRICS = {
@@ -39,9 +49,9 @@ METRICS = {
     "lpips": Metric("LPIPS", -1, "difference as a vision network sees it; 0 means equal"),
     "mse": Metric("MSE", -1, "mean squared difference of the pixels"),
     "clip_direction": Metric(
-        "CLIP direction", 1, "whether the picture changed the way the words did, by CLIP"
+        "CLIP direction", 1, "whether the picture changed the way the words did, by CLIP", digits=4
     ),
-    "clip": Metric("CLIP", 1, "how well the picture fits the prompt, by CLIP"),
+    "clip": Metric("CLIP", 1, "how well the picture fits the prompt, by CLIP", digits=4),
     "similarity": Metric(
         "icon similarity to prompt", 1, "how well the picture fits the prompt, by a model of icons"
     ),
@@ -50,14 +60,14 @@ METRICS = {
     "kept": Metric("kept", 1, "share of the other attributes that stayed as they were"),
     "balance": Metric("balance", 1, "harmonic mean of success and kept"),
     "consistency": Metric(
-        "view consistency", 1, "how well neighbouring views agree, in decibels", "dB", 2
+        "view consistency", 1, "how well neighbouring views agree, in decibels", "dB"
     ),
     "overlap": Metric("overlap", 0, "share of a view that its neighbour sees, too"),
-    "points_moved": Metric("points moved", 0, "how far, where a side is 512", "of 512", 2),
-    "colors_changed": Metric("colours changed", 0, "by how much, of 255", "of 255", 2),
-    "seconds": Metric("s", 0, "time in seconds", digits=1),
-    "memory_mb": Metric("peak MB", 0, "the most memory held", digits=0),
-    "gpu_memory_mb": Metric("peak GPU MB", 0, "the most memory held on the GPU", digits=0),
+    "points_moved": Metric("points moved", 0, "how far, where a side is 512", "of 512"),
+    "colors_changed": Metric("colours changed", 0, "by how much, of 255", "of 255"),
+    "seconds": Metric("s", 0, "time in seconds"),
+    "memory_mb": Metric("peak MB", 0, "the most memory held"),
+    "gpu_memory_mb": Metric("peak GPU MB", 0, "the most memory held on the GPU"),
 }
 COSTS = ("seconds", "memory_mb", "gpu_memory_mb")
 """What an edit took, rather than how good it is."""

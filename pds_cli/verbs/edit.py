@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -11,21 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
-from pds_cli.errors import UserError, did_you_mean
+from pds_cli.errors import UserError
 from pds_cli.files import write_text
-from pds_cli.instantiate import check_target, resolve_config
 from pds_cli.interrupts import raise_if_seen
-from pds_cli.options.checks import is_foreign
 from pds_cli.options.job import choice, given_groups, method_of, overrides, run_folder
 from pds_cli.runs.ownership import choices_of
 from pds_cli.training.chains import begin_at, started
+from pds_cli.training.settings import check_foreign, configured_editor, with_recommended
 from pds_cli.training.unused import DATASET_UPDATE, remarks
 
 if TYPE_CHECKING:
     from pds_cli.backbones.base import Backbone, Text
-    from pds_cli.editors.base import Editor
     from pds_cli.representations.base import Representation
     from pds_cli.runs.folder import RunFolder
     from pds_cli.scenes.base import Scene
@@ -36,7 +33,6 @@ CONFIG = "edit"
 METHOD = ("loss", "editor")
 # Whose options the run folder names, for reports and comparisons.
 GROUPS = ("scene", "representation", "backbone", "loss")
-DEFAULTS = {"guidance": 7.5, "source_guidance": None, "steps": 500, "lr": 0.02}
 
 
 def main(cfg: DictConfig) -> Path:
@@ -92,70 +88,18 @@ def resolved(cfg: DictConfig) -> DictConfig:
     cfg = copy.deepcopy(cfg)
     if cfg.init is not None and not cfg.resume:
         begin_at(cfg)
-    _check_foreign(cfg)
+    check_foreign(cfg)
     for remark in remarks(cfg, overrides(), choice):
         print(f"pds: {remark}", file=sys.stderr)
     if cfg.resume and OmegaConf.is_missing(cfg, "prompt"):
         cfg.prompt = ""  # the run that goes on has one
-    recommended = _recommended(cfg)
-    for key, default in DEFAULTS.items():
-        if cfg[key] is None:
-            value = recommended.get(key, default)
-            cfg[key] = _of_loss(value, cfg, default) if isinstance(value, DictConfig) else value
-    for key in ("guidance", "source_guidance"):
-        if key in cfg.loss and cfg.loss[key] is None:
-            cfg.loss[key] = cfg[key]
-    return resolve_config(cfg)
+    options = {"loss": choice("loss"), "representation": _representation(cfg)}
+    return with_recommended(cfg, options)
 
 
-def _check_foreign(cfg: DictConfig) -> None:
-    """Asks classes from outside whether they know their keys; gives their losses the run's ω.
-
-    Raises:
-        UserError: a key that a class does not know, or a class that may not be built.
-    """
-    for group in (*GROUPS, "editor", "optimizer", "logger"):
-        node = cfg[group]
-        if not isinstance(node, DictConfig) or not is_foreign(node):
-            continue
-        signature = inspect.signature(check_target(group, node._target_, list(cfg.allow_modules)))
-        kinds = [parameter.kind for parameter in signature.parameters.values()]
-        known = list(signature.parameters)
-        for key in node:
-            ours = str(key).startswith("_") or inspect.Parameter.VAR_KEYWORD in kinds
-            if key not in known and not ours:
-                near = did_you_mean(str(key), known)
-                raise UserError(
-                    f"{group}.{key!s} is not a key of {node._target_}{near} "
-                    f"It takes {', '.join(known)}."
-                )
-        for key in ("guidance", "source_guidance"):
-            if group == "loss" and key in known and key not in node:
-                node[key] = None  # filled in where a loss's YAML has them, too
-
-
-def _of_loss(values: DictConfig, cfg: DictConfig, default: Any) -> Any:
-    """What is recommended for the chosen loss, else for the loss that it is an option of."""
-    module = str(cfg.loss.get("_target_", "")).split(".")[-2:-1]
-    return next((values[name] for name in (choice("loss"), *module) if name in values), default)
-
-
-def _recommended(cfg: DictConfig) -> DictConfig | dict[str, Any]:
-    """What the backbone recommends for the chosen representation.
-
-    Keys under the representation's name replace those beside it, in `cfg` too, where other
-    settings refer to them.
-    """
-    found = OmegaConf.select(cfg, "backbone.recommended")
-    if not isinstance(found, DictConfig):
-        return {}
-    option = chosen(init=None if cfg.resume else cfg.init)["representation"]
-    particular = found.get(option)
-    if isinstance(particular, DictConfig):
-        with open_dict(found):
-            for key, value in particular.items():
-                found[key] = value
-    return found
+def _representation(cfg: DictConfig) -> str:
+    """The option of the representation: what was chosen, or what `init` brings."""
+    return chosen(init=None if cfg.resume else cfg.init)["representation"]
 
 
 # --- the edit ------------------------------------------------------------------------------------
@@ -335,7 +279,7 @@ def _objective(
 
     allow = list(cfg.allow_modules)
     parts = (scene, representation, backbone)
-    editor = _editor(cfg)
+    editor = configured_editor(cfg)
     if editor is not None:
         editor.begin(**words)
     if cfg.loss._target_ == DATASET_UPDATE:
@@ -353,24 +297,6 @@ def _objective(
     loss.begin(backbone, **words)
     options = {"batch_size": cfg.batch_size, "hold_view": cfg.hold_view, "seed": cfg.seed}
     return EditObjective(*parts, loss, *texts, **options)
-
-
-def _editor(cfg: DictConfig) -> Editor | None:
-    """What the config group `editor` describes; None for `editor=none`."""
-    from pds_cli.instantiate import instantiate
-
-    node = cfg.editor
-    if node is None:
-        return None
-    if node._target_ is not None:
-        return instantiate("editor", node, allow_modules=list(cfg.allow_modules))
-    for key in ("steps", "guidance", "strength"):
-        if node[key] is not None:
-            raise UserError(
-                f"editor.{key}={node[key]} needs an editor, such as editor=sdedit; without one it "
-                f"is {key}=… alone"
-            )
-    return None
 
 
 def _finish(
