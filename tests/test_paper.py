@@ -243,7 +243,8 @@ def test_a_claim_is_judged_by_the_paired_difference() -> None:
     scores = {"pds": better, "dds": worse, "sds": mixed}
     assert paper.paired(scores, "pds", "dds", "kept")[1] == "holds"
     assert paper.paired(scores, "dds", "pds", "kept")[1] == "does not hold"
-    assert paper.paired(scores, "dds", "pds", "kept", lower=True)[1] == "holds"
+    lower = {name: [{"lpips_truth": row["kept"]} for row in rows] for name, rows in scores.items()}
+    assert paper.paired(lower, "dds", "pds", "lpips_truth")[1] == "holds"
     assert paper.paired(scores, "pds", "sds", "kept")[1] == "holds on average, within the noise"
 
 
