@@ -112,7 +112,7 @@ class NerfEditBenchmark(JobBenchmark[FigureCase]):
         front = len(self.cameras) // 2
         around = [front + i * len(self.cameras) // SHOWN for i in range(SHOWN)]
         strip = torch.cat([images[i % len(images)] for i in around], 2)
-        tiles = [images[(front + 1) % len(images)], images[1]]
+        tiles = [images[i % len(images)].clone() for i in (front + 1, 1)]
         return Look({**found, **scores}, tiles, strip)
 
     def _pictures(self, figure: Figure) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -41,12 +41,12 @@ class Look:
     """What is seen of an edit: its scores, and pictures of it.
 
     tiles: pictures, or files of them, for the sheet of all edits; as many for every method.
-    strip: [3,H,W] in [0,1] for a file of its own.
+    strip: [3,H,W] in [0,1] for a file of its own; None once that is written.
     """
 
     scores: Mapping[str, float]
     tiles: Sequence[Any]
-    strip: Tensor
+    strip: Tensor | None
 
 
 @dataclass
@@ -206,6 +206,6 @@ class JobBenchmark(ABC, Generic[Case]):
     def _keep(
         self, case: Case, name: str, number: int, look: Look, results: Results, place: Path
     ) -> None:
-        results.looks[case.name, name, number] = look
         if number == 0:
             save_image(look.strip, place / f"{name}.png")
+        results.looks[case.name, name, number] = replace(look, strip=None)
