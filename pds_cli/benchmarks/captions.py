@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pds_cli.backbones.embedded import EmbeddedBackbone
-from pds_cli.backbones.sampling import ddim, latent_shape, noise
+from pds_cli.backbones.sampling import ddim, noise
 from pds_cli.files import write_text
 from pds_cli.markdown import table
 from pds_cli.pictures.sheets import contact_sheet, save_image
@@ -57,7 +57,7 @@ class CaptionBenchmark:
 
     def _draw(self, backbone: EmbeddedBackbone, captions: list[str], batch: int) -> Tensor:
         images = []
-        shape = latent_shape(backbone)
+        shape = backbone.latent_shape
         with Progress("sampling", len(captions)) as progress:
             for first in range(0, len(captions), batch):
                 part = captions[first : first + batch]

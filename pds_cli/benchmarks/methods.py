@@ -18,14 +18,14 @@ from omegaconf.errors import OmegaConfBaseException
 from pds_cli.config import register
 from pds_cli.editors.base import Editor
 from pds_cli.errors import UserError, first_line
-from pds_cli.instantiate import instantiate
+from pds_cli.instantiate import check_target, instantiate
 from pds_cli.losses.base import Loss
 from pds_cli.options.catalogue import conf_dir
 from pds_cli.options.checks import validate
 from pds_cli.options.job import key_of
 from pds_cli.overrides import quote_free_text
-from pds_cli.training.settings import check_foreign, configured_editor, with_recommended
-from pds_cli.training.unused import DATASET_UPDATE
+from pds_cli.training.settings import with_recommended
+from pds_cli.training.stages import configured_editor
 
 BUDGET = ("steps", "lr", "lr_schedule")
 # All that an edit of a latent beside others can be told; the rest is the same for all of them.
@@ -108,9 +108,9 @@ def _method(
         del cfg["hydra"]
     cfg.allow_modules = list(allow_modules)
     validate("edit", cfg)
-    check_foreign(cfg)
-    if cfg.loss._target_ == DATASET_UPDATE:
-        raise UserError("loss=dataset_update is for scenes of many views, not for pictures.")
+    target = check_target("loss", cfg.loss._target_, allow_modules)
+    if not issubclass(target, Loss):
+        raise UserError(f"loss={choices['loss']} is for scenes of many views, not for pictures.")
     made = Method(words, with_recommended(cfg, choices))
     if made.cfg.editor._target_ is None:
         made.build()  # a wrong option is said before anything is run; editors may load models

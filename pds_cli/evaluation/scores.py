@@ -18,6 +18,7 @@ from pds_cli.pictures.files import read_picture, resize
 from pds_cli.reading import read_json
 from pds_cli.results.outcome import mean_scores, similarity
 from pds_cli.results.path_rendering import load_result, render_path
+from pds_cli.runs.layout import RESULT_3D
 from pds_cli.runs.ownership import adopt
 from pds_cli.runs.record import RunRecord, number, read_run
 from pds_cli.views.paths import turntable
@@ -113,15 +114,16 @@ def _unusable(record: RunRecord) -> str | None:
     return None
 
 
-def score_run(record: RunRecord, clip: Clip | None) -> RunScores:
+def score_run(record: RunRecord, clip: Clip | None, allow_modules: Sequence[str] = ()) -> RunScores:
     """Scores a run, and keeps the scores in its folder as `eval.json`.
 
     Every view that the run rendered at its end counts alike, at the size it was rendered,
-    without crops other than CLIP's own. A NeRF is rendered again for its view consistency.
-    Without a CLIP model, CLIP scores that an earlier evaluation left are taken over.
+    without crops other than CLIP's own. A 3D scene is rendered again for its view consistency,
+    by a class of pds or of `allow_modules`. Without a CLIP model, CLIP scores that an earlier
+    evaluation left are taken over.
 
     Raises:
-        UserError: a picture or the NeRF of the run is damaged.
+        UserError: a picture or the 3D scene of the run is damaged.
     """
     rows: list[dict[str, float]] = []
     texts = None if clip is None else clip.text([record.prompt, record.source_prompt])
@@ -137,7 +139,7 @@ def score_run(record: RunRecord, clip: Clip | None) -> RunScores:
             if kind == "source" and clip is not None and texts is not None:
                 row |= clip.scores(result, reference, texts)
         rows.append(row)
-    scores = mean_scores(rows) | _view_consistency(record) | _facts(record)
+    scores = mean_scores(rows) | _view_consistency(record, allow_modules) | _facts(record)
     found = RunScores(record, scores, len(rows))
     if clip is not None:
         found.clip = {"name": clip.name, "fingerprint": clip.fingerprint}
@@ -149,11 +151,11 @@ def score_run(record: RunRecord, clip: Clip | None) -> RunScores:
     return found
 
 
-def _view_consistency(record: RunRecord) -> dict[str, float]:
+def _view_consistency(record: RunRecord, allow_modules: Sequence[str]) -> dict[str, float]:
     """How well neighbouring renders of a turntable agree; nothing for what is not in 3D."""
-    if not (record.path / "exports" / "nerf.safetensors").is_file():
+    if not (record.path / RESULT_3D).is_file():
         return {}
-    representation = load_result(record.path)
+    representation = load_result(record.path, allow_modules=allow_modules)
     frames, size = TURNTABLE
     train = list(representation.cameras["train"].values())
     cameras = turntable(train, representation.region, frames=frames, size=size)

@@ -44,6 +44,8 @@ class ImageRepresentation(Representation):
 
     start: Tensor
 
+    word = "image"
+
     def __init__(
         self,
         scene: Scene,

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pds_cli.pictures.files import resize
 from pds_cli.representations.base import Representation
+from pds_cli.representations.spatial import Spatial
 from pds_cli.runs.folder import RunFolder
 from pds_cli.views.view import View
 
@@ -23,8 +24,9 @@ def some(views: Sequence[View], most: int = MOST) -> list[View]:
 
 @torch.no_grad()
 def seen(representation: Representation, view: View) -> Tensor:
-    """What a view shows now, [3,H,W] in [0,1] on the CPU; at its camera's size where it has one."""
-    if view.camera is not None:
+    """What a view shows now, [3,H,W] in [0,1] on the CPU; in 3D at its camera's size."""
+    if isinstance(representation, Spatial):
+        assert view.camera is not None
         return representation.render_camera(view.camera).rgb.cpu()
     return representation.render_full(view).cpu()
 

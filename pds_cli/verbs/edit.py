@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import sys
-from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,38 +13,37 @@ from omegaconf import DictConfig, OmegaConf
 from pds_cli.errors import UserError
 from pds_cli.files import write_text
 from pds_cli.interrupts import raise_if_seen
-from pds_cli.options.job import choice, given_groups, method_of, overrides, run_folder
-from pds_cli.runs.ownership import choices_of
-from pds_cli.training.chains import begin_at, started
-from pds_cli.training.settings import check_foreign, configured_editor, with_recommended
-from pds_cli.training.unused import DATASET_UPDATE, remarks
+from pds_cli.options.job import choice, overrides, run_folder
+from pds_cli.training.chains import started
+from pds_cli.training.settings import chosen, resolved
 
 if TYPE_CHECKING:
-    from pds_cli.backbones.base import Backbone, Text
+    from pds_cli.backbones.base import Backbone
     from pds_cli.representations.base import Representation
     from pds_cli.runs.folder import RunFolder
     from pds_cli.scenes.base import Scene
-    from pds_cli.training.trainer import Objective, Trainer
+    from pds_cli.training.trainer import Stage, Trainer
 
 HELP = "edit what a scene shows, by text, and keep the rest"
 CONFIG = "edit"
-METHOD = ("loss", "editor")
-# Whose options the run folder names, for reports and comparisons.
-GROUPS = ("scene", "representation", "backbone", "loss")
 
 
 def main(cfg: DictConfig) -> Path:
     """Runs an edit in its run folder; returns the path of the report."""
     from pds_cli.runs.folder import RunFolder, environment
     from pds_cli.runs.settings import fingerprint, resumed
+    from pds_cli.training.remarks import remarks
 
     run = RunFolder(run_folder())
-    settings = resolved(cfg)
+    asked, settings = cfg, resolved(cfg)
     cfg = resumed(CONFIG, cfg, settings, run) if cfg.resume else settings
     edit = prepare(cfg, run)
     if cfg.resume:
         run.go_on(cfg, fingerprint(cfg))
     else:
+        objective = edit.trainer.stages[0].objective
+        for remark in remarks(asked, overrides(), choice, objective, edit.representation):
+            print(f"pds: {remark}", file=sys.stderr)
         facts = environment(str(edit.backbone.device), cfg.seed)
         run.begin(cfg, fingerprint(cfg), environment={**facts, "choices": chosen(init=cfg.init)})
     try:
@@ -64,42 +61,6 @@ def after_sweep(folder: Path, jobs: list[Path]) -> None:
     from pds_cli.runs.record import is_run
 
     print(f"comparison: {write_comparison([job for job in jobs if is_run(job)], folder)}")
-
-
-# --- configuration -------------------------------------------------------------------------------
-
-
-def chosen(run: Path | None = None, init: str | None = None) -> dict[str, str]:
-    """The options of the main groups: now, or when the run in a folder was started, if it says.
-
-    init: a run whose scene, representation and backbone are taken over, where none are given.
-    """
-    if run is not None and (started_with := choices_of(run)):
-        return started_with
-    now = {**{group: choice(group) for group in GROUPS}, "loss": method_of(*map(choice, METHOD))}
-    if init is not None:
-        brought = chosen(Path(init))
-        now |= {group: brought[group] for group in set(GROUPS[:3]) - given_groups()}
-    return now
-
-
-def resolved(cfg: DictConfig) -> DictConfig:
-    """The configuration, with the backbone's recommendations where nothing was said."""
-    cfg = copy.deepcopy(cfg)
-    if cfg.init is not None and not cfg.resume:
-        begin_at(cfg)
-    check_foreign(cfg)
-    for remark in remarks(cfg, overrides(), choice):
-        print(f"pds: {remark}", file=sys.stderr)
-    if cfg.resume and OmegaConf.is_missing(cfg, "prompt"):
-        cfg.prompt = ""  # the run that goes on has one
-    options = {"loss": choice("loss"), "representation": _representation(cfg)}
-    return with_recommended(cfg, options)
-
-
-def _representation(cfg: DictConfig) -> str:
-    """The option of the representation: what was chosen, or what `init` brings."""
-    return chosen(init=None if cfg.resume else cfg.init)["representation"]
 
 
 # --- the edit ------------------------------------------------------------------------------------
@@ -127,6 +88,7 @@ def prepare(cfg: DictConfig, run: RunFolder) -> Edit:
 
     from pds_cli.backbones.base import resolve_device, warn_unknown_words
     from pds_cli.instantiate import instantiate
+    from pds_cli.training.stages import Parts, edit_stages
     from pds_cli.training.trainer import check_optimizer
 
     allow = list(cfg.allow_modules)
@@ -144,7 +106,8 @@ def prepare(cfg: DictConfig, run: RunFolder) -> Edit:
         "representation", cfg.representation, scene, backbone, allow_modules=allow
     )
     scene, fitted = started(cfg, scene, representation)
-    trainer = _trainer(cfg, run, scene, backbone, representation, logger)
+    stages = edit_stages(cfg, Parts(scene, representation, backbone))
+    trainer = _trainer(cfg, run, stages, logger)
     if cfg.resume and run.checkpoint.is_file():
         trainer.resume(rewind=False)  # a checkpoint that does not fit is refused before the fit
     return Edit(scene, backbone, representation, trainer, logger, fitted)
@@ -199,43 +162,19 @@ def _fit(cfg: DictConfig, run: RunFolder, edit: Edit) -> None:
 
 def _film(cfg: DictConfig, run: RunFolder, representation: Representation, name: str) -> None:
     """A turntable of a 3D representation, among the run's exports."""
-    from pds_cli.representations.nerf.representation import NeRF
+    from pds_cli.representations.spatial import Spatial
     from pds_cli.results.path_rendering import write_turntable
 
-    if cfg.turntable and isinstance(representation, NeRF):
+    if cfg.turntable and isinstance(representation, Spatial):
         write_turntable(run.path / "exports" / name, representation, frames=cfg.turntable)
 
 
-def _trainer(
-    cfg: DictConfig,
-    run: RunFolder,
-    scene: Scene,
-    backbone: Backbone,
-    representation: Representation,
-    logger: Any,
-) -> Trainer:
+def _trainer(cfg: DictConfig, run: RunFolder, stages: list[Stage], logger: Any) -> Trainer:
     from pds_cli.runs.settings import fingerprint
-    from pds_cli.training.dataset_update import refine_stage
-    from pds_cli.training.one_shot import EditorObjective
-    from pds_cli.training.trainer import EarlyStop, Stage, Trainer, configured_optimizer
+    from pds_cli.training.trainer import Trainer
 
-    allow = list(cfg.allow_modules)
-    prompts = [text + cfg.suffix for text in (cfg.prompt, scene.source_prompt)]
-    texts = [backbone.encode_prompt([prompt], cfg.negative) for prompt in prompts]
-    words = {"prompt": prompts[0], "source": prompts[1], "negative": cfg.negative}
-    objective = _objective(cfg, scene, backbone, representation, words, texts)
-    stage = Stage(
-        "edit",
-        objective,
-        steps=1 if isinstance(objective, EditorObjective) else cfg.steps,
-        optimizer=configured_optimizer(cfg.optimizer, cfg.lr, allow),
-        schedule=cfg.lr_schedule,
-        warmup=cfg.warmup,
-        early_stop=EarlyStop(**cfg.early_stop),
-    )
-    refine = refine_stage(cfg, scene, representation, backbone, *texts, words=words)
     return Trainer(
-        [stage] if refine is None else [stage, refine],
+        stages,
         run,
         seed=cfg.seed,
         checkpoint_every=cfg.checkpoint_every,
@@ -262,41 +201,6 @@ def _earlier(cfg: DictConfig, run: RunFolder) -> list[str]:
             file=sys.stderr,
         )
     return [str(each) for each in found if each != now]
-
-
-def _objective(
-    cfg: DictConfig,
-    scene: Scene,
-    backbone: Backbone,
-    representation: Representation,
-    words: Mapping[str, str],
-    texts: Sequence[Text],
-) -> Objective:
-    """A loss, an editor on its own, or a dataset update with an editor; target first."""
-    from pds_cli.instantiate import instantiate
-    from pds_cli.training.distillation import EditObjective
-    from pds_cli.training.one_shot import EditorObjective
-
-    allow = list(cfg.allow_modules)
-    parts = (scene, representation, backbone)
-    editor = configured_editor(cfg)
-    if editor is not None:
-        editor.begin(**words)
-    if cfg.loss._target_ == DATASET_UPDATE:
-        if editor is None:
-            raise UserError(
-                "loss=dataset_update redraws views with an editor: add editor=ddpm_inversion, or "
-                "another (pds list editor)"
-            )
-        return instantiate(
-            "loss", cfg.loss, *parts, editor, *texts, seed=cfg.seed, allow_modules=allow
-        )
-    if editor is not None:
-        return EditorObjective(*parts, editor, *texts)
-    loss = instantiate("loss", cfg.loss, allow_modules=allow)
-    loss.begin(backbone, **words)
-    options = {"batch_size": cfg.batch_size, "hold_view": cfg.hold_view, "seed": cfg.seed}
-    return EditObjective(*parts, loss, *texts, **options)
 
 
 def _finish(

@@ -44,7 +44,7 @@ def main(cfg: DictConfig) -> Path:
     with Progress("runs", len(found)) as progress:
         for record in found:
             try:
-                runs.append(score_run(record, clip))
+                runs.append(score_run(record, clip, list(cfg.allow_modules)))
             except UserError as error:
                 print(f"pds eval: skipped: {record.path}: {error}", file=sys.stderr)
             progress.update(len(runs))

@@ -40,7 +40,7 @@ def main(cfg: DictConfig) -> Path:
     from pds_cli.runs.ownership import adopt
 
     check_choice("units", cfg.units, UNITS)
-    representation = load_result(cfg.run, cfg.device)
+    representation = load_result(cfg.run, cfg.device, list(cfg.allow_modules))
     run = RunFolder(run_folder())
     run.begin(cfg, keep=False)
     if cfg.format == "mesh":

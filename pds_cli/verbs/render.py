@@ -24,7 +24,7 @@ def main(cfg: DictConfig) -> Path:
     from pds_cli.runs.ownership import adopt
     from pds_cli.views.paths import camera_path
 
-    representation = load_result(cfg.run, cfg.device)
+    representation = load_result(cfg.run, cfg.device, list(cfg.allow_modules))
     cameras = camera_path(
         cfg.path,
         list(representation.cameras["train"].values()),

@@ -30,11 +30,9 @@ def main(cfg: DictConfig) -> Path:
     folder = run_folder()
     resolve_device(cfg.device)  # a device that is not there is said before anything is loaded
     backbone = instantiate("backbone", cfg.backbone).eval()
-    if cfg.steps > backbone.num_train_timesteps:
-        raise UserError(
-            f"steps={cfg.steps} is more than the {backbone.num_train_timesteps} timesteps of "
-            "this backbone."
-        )
+    most = backbone.schedule.num_train_timesteps
+    if cfg.steps > most:
+        raise UserError(f"steps={cfg.steps} is more than the {most} timesteps of this backbone.")
     warn_unknown_words(backbone, cfg.prompt)
     guidance = cfg.guidance if cfg.guidance is not None else recommended_guidance(cfg.backbone)
     total = cfg.steps * -(-cfg.n // cfg.batch_size)

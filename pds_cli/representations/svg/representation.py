@@ -29,6 +29,15 @@ CANVAS = 512
 PARAMETERS = ("points", "colors", "opacities", "gradients")
 
 
+# Part of a drawing → the option that is its step size.
+_STEP_SIZES = {
+    "points": "point_lr",
+    "colors": "color_lr",
+    "opacities": "opacity_lr",
+    "gradients": "gradient_lr",
+}
+
+
 class SVG(Representation):
     """The numbers of a drawing, in the order and structure of its file.
 
@@ -63,6 +72,8 @@ class SVG(Representation):
     first_stop_colors: Tensor
     steps: Tensor
     frames: Tensor
+
+    word = "svg"
 
     def __init__(
         self,
@@ -203,6 +214,12 @@ class SVG(Representation):
             if found:
                 groups.append({"params": found, "lr_scale": self.scales[key]})
         return groups
+
+    def idle(self) -> dict[str, str]:
+        """Step sizes of what is not among `parameters`, too."""
+        why = f"representation.parameters=[{','.join(self.chosen)}]"
+        unused = [name for key, name in _STEP_SIZES.items() if key not in self.chosen]
+        return super().idle() | {f"representation.{name}": why for name in unused}
 
     @torch.no_grad()
     def regularise(self) -> None:
