@@ -14,6 +14,7 @@ from pds_cli.files import write_text
 from pds_cli.markdown import table
 from pds_cli.pictures.sheets import contact_sheet, save_image
 from pds_cli.progress import Progress
+from pds_cli.runs import layout
 from pds_cli.runs.folder import RunFolder
 from pds_cli.toybox.probe import load_probe
 from pds_cli.toybox.world import ATTRIBUTES, caption, mentioned, random_figure, random_mentions
@@ -49,11 +50,11 @@ class CaptionBenchmark:
                 total[name] += 1
         rates = {name: right[name] / max(1, total[name]) for name in ATTRIBUTES}
         rates["all"] = sum(right.values()) / sum(total.values())
-        run.write_json("results.json", rates)
+        run.write_json(layout.RESULTS, rates)
         rows = table(["attribute", "found"], ([name, f"{r:.3f}"] for name, r in rates.items()))
-        write_text(run.path / "table.md", rows + "\n")
+        write_text(run.path / layout.TABLE, rows + "\n")
         save_image(contact_sheet(list(images[:64]), 8, captions[:64]), run.path / "sheet.png")
-        return run.path / "table.md"
+        return run.path / layout.TABLE
 
     def _draw(self, backbone: EmbeddedBackbone, captions: list[str], batch: int) -> Tensor:
         images = []

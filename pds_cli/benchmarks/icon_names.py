@@ -15,6 +15,7 @@ from pds_cli.files import write_text
 from pds_cli.markdown import table
 from pds_cli.pictures.sheets import contact_sheet, save_image
 from pds_cli.progress import Progress
+from pds_cli.runs import layout
 from pds_cli.runs.folder import RunFolder
 
 _COMMON = (
@@ -72,7 +73,7 @@ class IconNames:
                 progress.update(i + 1)
         save_image(contact_sheet(sheet, 5, self.names), run.path / "samples.png")
         mean = sum(found.values()) / len(found)
-        run.write_json("results.json", {"retrieval": mean, "names": found})
+        run.write_json(layout.RESULTS, {"retrieval": mean, "names": found})
         head = f"Right name among {len(found)}: {100 * mean:.1f} %"
         rows = table(["name", "found"], ([name, f"{value:.2f}"] for name, value in found.items()))
-        return write_text(run.path / "table.md", f"{head}\n\n{rows}\n")
+        return write_text(run.path / layout.TABLE, f"{head}\n\n{rows}\n")

@@ -18,6 +18,7 @@ from pds_cli.files import write_text
 from pds_cli.metrics.lpips import lpips
 from pds_cli.pictures.files import read_picture
 from pds_cli.reading import read_json
+from pds_cli.runs import layout
 from pds_cli.runs.folder import RunFolder
 
 
@@ -113,7 +114,7 @@ class IconEditBenchmark(JobBenchmark[IconCase]):
     def look(self, case: IconCase, job: Path) -> Look:
         """Likeness to both prompts and to the source, and how much of the drawing changed."""
         before, after = (final_picture(job, which) for which in ("source", "result"))
-        metrics = read_json(job / "summary.json")["metrics"]
+        metrics = read_json(job / layout.SUMMARY)["metrics"]
         moved = {key: metrics[key] for key in ("points_moved", "colors_changed")}
         return Look(self._scores(case.edit, after, before) | moved, [after], after)
 
@@ -135,7 +136,7 @@ def final_picture(folder: Path, which: str) -> Tensor:
     Raises:
         UserError: the folder holds no such render.
     """
-    found = next((folder / "renders").glob(f"{which}_*.png"), None)
+    found = next((folder / layout.RENDERS).glob(f"{layout.final_render(which, '*')}.png"), None)
     if found is None:
         raise UserError(f"{folder} holds no finished edit (no renders/{which}_*.png)")
     return read_picture(found)

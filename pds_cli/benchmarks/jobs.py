@@ -13,6 +13,7 @@ from typing import Any
 from pds_cli.errors import UserError, did_you_mean
 from pds_cli.overrides import quote_free_text
 from pds_cli.reading import read_object
+from pds_cli.runs import layout
 from pds_cli.runs.folder import RunFolder, megabytes
 from pds_cli.runs.ownership import Claim, adopt, card_of, owns
 
@@ -68,7 +69,7 @@ def edit_job(words: Sequence[str], run: RunFolder) -> dict[str, float]:
     Raises:
         UserError: the job failed, or was killed.
     """
-    card, summary = card_of(run.path), read_object(run.path / "summary.json")
+    card, summary = card_of(run.path), read_object(run.path / layout.SUMMARY)
     same = card is not None and card.get("verb") == "edit" and _words(card) == _quoted(words)
     if not (same and summary.get("status") == "done"):
         if Claim.current:
@@ -78,7 +79,7 @@ def edit_job(words: Sequence[str], run: RunFolder) -> dict[str, float]:
         before = float(read_object(run.path / JOB_FILE).get("memory_mb", 0.0)) if same else 0.0
         run.write_json(JOB_FILE, {"memory_mb": max(before, memory)})
         adopt(run.path / JOB_FILE, run.path)
-        summary = read_object(run.path / "summary.json")
+        summary = read_object(run.path / layout.SUMMARY)
     memory = float(read_object(run.path / JOB_FILE).get("memory_mb", 0.0))
     return {"seconds": float(summary.get("seconds", 0.0)), "memory_mb": memory}
 

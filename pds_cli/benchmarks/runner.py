@@ -17,6 +17,7 @@ from pds_cli.errors import UserError
 from pds_cli.files import write_text
 from pds_cli.pictures.sheets import save_image
 from pds_cli.progress import Progress
+from pds_cli.runs import layout
 from pds_cli.runs.folder import RunFolder
 
 
@@ -149,9 +150,9 @@ class JobBenchmark(ABC, Generic[Case]):
             raise UserError(f"no edit could be run:\n{reasons}")
         results.rows = {name: rows for name, rows in results.rows.items() if rows}
         found = {"edits": results.edits, "rows": results.rows, "skipped": results.skipped}
-        run.write_json("results.json", found)
+        run.write_json(layout.RESULTS, found)
         save_sheet(results.shown(), run.path / "edits.png")
-        return write_text(run.path / "table.md", "\n\n".join(self._text(results)) + "\n")
+        return write_text(run.path / layout.TABLE, "\n\n".join(self._text(results)) + "\n")
 
     def table(self, results: Results) -> list[str]:
         """The paragraphs of `table.md`."""

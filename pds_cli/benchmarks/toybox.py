@@ -20,6 +20,7 @@ from pds_cli.files import write_text
 from pds_cli.markdown import table
 from pds_cli.metrics.names import metric, title
 from pds_cli.pictures.sheets import contact_sheet, save_image
+from pds_cli.runs import layout
 from pds_cli.runs.folder import RunFolder
 from pds_cli.toybox.cases import FIGURES, TUNING_FIGURES, Case, all_cases
 from pds_cli.toybox.probe import Probe, load_probe
@@ -104,12 +105,12 @@ class EditBenchmark:
         self._overview(edited, run.path / "edits.png")
         edits = list(dict.fromkeys(case.kind for case in self.cases))
         run.write_json(
-            "results.json", {"edits": edits, "rows": rows, "words": words, "sweep": tried}
+            layout.RESULTS, {"edits": edits, "rows": rows, "words": words, "sweep": tried}
         )
         parts = tables(rows, COLUMNS, BY_EDIT, words)
         if any(tried.values()):
             parts += ["The sweep, on the tuning figures:", _sweep_table(tried)]
-        return write_text(run.path / "table.md", "\n\n".join(parts) + "\n")
+        return write_text(run.path / layout.TABLE, "\n\n".join(parts) + "\n")
 
     def _score(
         self, name: str, chosen: Method, backbone: Backbone, probe: Probe, run: RunFolder

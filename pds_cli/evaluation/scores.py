@@ -18,12 +18,12 @@ from pds_cli.pictures.files import read_picture, resize
 from pds_cli.reading import read_json
 from pds_cli.results.outcome import mean_scores, similarity
 from pds_cli.results.path_rendering import load_result, render_path
+from pds_cli.runs import layout
 from pds_cli.runs.layout import RESULT_3D
 from pds_cli.runs.ownership import adopt
 from pds_cli.runs.record import RunRecord, number, read_run
 from pds_cli.views.paths import turntable
 
-FILE = "eval.json"
 SCORES = (
     *("clip_score", "clip_direction", "lpips_source", "psnr_source", "ssim_source"),
     *("lpips_truth", "psnr_truth", "ssim_truth", "consistency", *COSTS),
@@ -81,7 +81,7 @@ def find_runs(names: Sequence[str]) -> tuple[list[RunRecord], list[str]]:
 
 def _below(folder: Path) -> list[RunRecord]:
     """The edits below a folder, finished or not."""
-    names = ("summary.json", "error.txt", "config.yaml")
+    names = (layout.SUMMARY, layout.ERROR, layout.CONFIG)
     places = {path.parent for name in names for path in folder.rglob(name)} - {folder}
     # What an edit fitted first lies within it.
     places = {place for place in places if (place.name != "fit" or place.parent not in places)}
@@ -146,8 +146,8 @@ def score_run(record: RunRecord, clip: Clip | None, allow_modules: Sequence[str]
     else:
         _take_over(found)
     kept = {"clip": found.clip, "views": found.views, "scores": found.scores}
-    write_text(record.path / FILE, json.dumps(kept, indent=2) + "\n")
-    adopt(record.path / FILE, record.path)
+    write_text(record.path / layout.SCORES, json.dumps(kept, indent=2) + "\n")
+    adopt(record.path / layout.SCORES, record.path)
     return found
 
 
@@ -172,7 +172,7 @@ def _facts(record: RunRecord) -> dict[str, float]:
 def _take_over(found: RunScores) -> None:
     """CLIP scores of an earlier evaluation of the same run."""
     try:
-        kept: dict[str, Any] = read_json(found.record.path / FILE)
+        kept: dict[str, Any] = read_json(found.record.path / layout.SCORES)
         clip = {str(k): str(v) for k, v in dict(kept["clip"]).items()}
         scores = {k: float(v) for k, v in kept["scores"].items() if k.startswith("clip_")}
     except (UserError, ValueError, KeyError, TypeError, AttributeError):

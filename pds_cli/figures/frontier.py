@@ -25,6 +25,7 @@ from pds_cli.markdown import table
 from pds_cli.metrics import names
 from pds_cli.pictures.sheets import QUALITY
 from pds_cli.reading import read_json
+from pds_cli.runs import layout
 from pds_cli.scripts import check_words, paths, run
 
 Points = dict[str, dict[str, float]]
@@ -101,7 +102,7 @@ def measured(outputs: Path) -> dict[str, Points]:
     found: dict[str, Points] = {}
     for kind, places in KINDS.items():
         for place in places:
-            path = outputs / place / "results.json"
+            path = outputs / place / layout.RESULTS
             if path.is_file():
                 rows = rows_in(path)
                 points = {name: means(rows[name], SCORES) for name in edited(rows)}

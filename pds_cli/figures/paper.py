@@ -27,6 +27,7 @@ from pds_cli.figures.titles import METHODS
 from pds_cli.files import write_text
 from pds_cli.markdown import table
 from pds_cli.metrics.names import metric
+from pds_cli.runs import layout
 from pds_cli.scripts import paths, run
 
 Scores = Mapping[str, Sequence[Mapping[str, float]]]
@@ -135,7 +136,7 @@ def measured(out: Path) -> dict[str, Scores]:
     """
     found: dict[str, Any] = {}
     for part, target in (("image", "figure-image"), ("nerf", "table-nerf"), ("svg", "table-svg")):
-        rows = rows_in(out / part / "results.json", target)
+        rows = rows_in(out / part / layout.RESULTS, target)
         keys = (*COLUMNS[part], *UNLISTED.get(part, ()))
         try:
             found[part] = {

@@ -10,6 +10,7 @@ from torch import Tensor
 from pds_cli.pictures.files import resize
 from pds_cli.representations.base import Representation
 from pds_cli.representations.spatial import Spatial
+from pds_cli.runs import layout
 from pds_cli.runs.folder import RunFolder
 from pds_cli.views.view import View
 
@@ -49,14 +50,14 @@ def save_views(
     pictures: list[Tensor] = []
     for view in some(views):
         result = seen(representation, view)
-        run.save_image(f"result_{view.name}", result)
+        run.save_image(layout.final_render("result", view.name), result)
         shown, scores = [], {}
         if view.image is not None:
-            run.save_image(f"source_{view.name}", view.image)
+            run.save_image(layout.final_render("source", view.name), view.image)
             shown, scores = [view.image, result], similarity(result, view.image, "source")
         truth = true.get(view.name)
         if truth is not None:
-            run.save_image(f"truth_{view.name}", truth)
+            run.save_image(layout.final_render("truth", view.name), truth)
             shown.append(truth)
             scores |= similarity(result, truth, "truth")
         rows += [scores] if scores else []
@@ -64,7 +65,7 @@ def save_views(
     if pictures:
         height = max(256, *(picture.shape[-2] for picture in pictures))
         sheet = strip(pictures, list(labels[: len(pictures)]), height=min(1024, height))
-        save_image(sheet, run.path / "strip.png")
+        save_image(sheet, run.path / layout.STRIP)
     return mean_scores(rows)
 
 

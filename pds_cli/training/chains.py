@@ -10,6 +10,7 @@ from omegaconf import DictConfig, open_dict
 from pds_cli.errors import UserError
 from pds_cli.instantiate import escape_text, literal_config
 from pds_cli.options.job import given_groups
+from pds_cli.runs import layout
 from pds_cli.runs.outputs import result_of
 
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 
 # What a flat result is, and the scene that it makes.
 FLAT = {
-    "exports/result.svg": ("pds_cli.scenes.svg.SVGScene", ("size",)),
-    "exports/result.png": ("pds_cli.scenes.image.ImageScene", ()),
+    layout.RESULT_DRAWING: ("pds_cli.scenes.svg.SVGScene", ("size",)),
+    layout.RESULT_PICTURE: ("pds_cli.scenes.image.ImageScene", ()),
 }
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from pds_cli.errors import UserError
 from pds_cli.progress import Progress
+from pds_cli.runs import layout
 from pds_cli.runs.checkpoint import (
     check_state,
     fits,
@@ -505,6 +506,6 @@ class Trainer:
         if not self.render_every:
             return
         for name, image in stage.objective.renders().items():
-            self.folder.save_image(f"{stage.name}_{self.step:06d}_{name}", image)
+            self.folder.save_image(layout.frame(stage.name, self.step, name), image)
             for logger in self.loggers:
                 logger.image(f"{stage.name}/{name}", image, self.step)

@@ -14,6 +14,7 @@ from pds_cli.errors import UserError
 from pds_cli.files import write_text
 from pds_cli.interrupts import raise_if_seen
 from pds_cli.options.job import choice, overrides, run_folder
+from pds_cli.runs import layout
 from pds_cli.training.chains import started
 from pds_cli.training.settings import chosen, resolved
 
@@ -51,7 +52,7 @@ def main(cfg: DictConfig) -> Path:
     except Exception as error:
         raise_if_seen()  # what a signal broke is no failure
         with suppress(OSError, UserError):  # a full disk must not hide what went wrong
-            write_text(run.path / "error.txt", f"{error}\n")
+            write_text(run.path / layout.ERROR, f"{error}\n")
         raise
 
 
@@ -149,24 +150,25 @@ def _fit(cfg: DictConfig, run: RunFolder, edit: Edit) -> None:
         return
     if edit.fitted is None:
         every = {"checkpoint_every": cfg.checkpoint_every, "render_every": 0}
-        folder = RunFolder(run.path / "fit")
+        folder = RunFolder(run.path / layout.FIT)
         place = ensure_fit(edit.scene, representation, folder, cfg.seed, **every)
         if place is None:
             print(f"stopped during the fit; go on with: pds edit resume={run.path}")
             raise KeyboardInterrupt
         edit.fitted = str(place)
     print(f"fit: {edit.fitted}")
-    if not (cfg.resume and (run.path / "exports" / "turntable_before.gif").is_file()):
-        _film(cfg, run, representation, "turntable_before")
+    if not (cfg.resume and (run.path / layout.TURNTABLE_BEFORE).is_file()):
+        _film(cfg, run, representation, layout.TURNTABLE_BEFORE)
 
 
-def _film(cfg: DictConfig, run: RunFolder, representation: Representation, name: str) -> None:
+def _film(cfg: DictConfig, run: RunFolder, representation: Representation, name: Path) -> None:
     """A turntable of a 3D representation, among the run's exports."""
     from pds_cli.representations.spatial import Spatial
     from pds_cli.results.path_rendering import write_turntable
 
     if cfg.turntable and isinstance(representation, Spatial):
-        write_turntable(run.path / "exports" / name, representation, frames=cfg.turntable)
+        stem = (run.path / name).with_suffix("")
+        write_turntable(stem, representation, frames=cfg.turntable)
 
 
 def _trainer(cfg: DictConfig, run: RunFolder, stages: list[Stage], logger: Any) -> Trainer:
@@ -216,10 +218,10 @@ def _finish(
     scene, representation, trainer = edit.scene, edit.representation, edit.trainer
     truths = scene.ground_truth_views(cfg.prompt + cfg.suffix)  # as the backbone read it
     metrics = save_views(run, representation, scene.edit_views, truths) | representation.changes()
-    representation.export(run.path / "exports")
-    _film(cfg, run, representation, "turntable")
+    representation.export(run.path / layout.EXPORTS)
+    _film(cfg, run, representation, layout.TURNTABLE)
     run.write_json(
-        "summary.json",
+        layout.SUMMARY,
         {
             "verb": "edit",
             **chosen(run.path),

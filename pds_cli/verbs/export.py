@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 
 from pds_cli.errors import UserError, check_choice, did_you_mean
 from pds_cli.options.job import run_folder
+from pds_cli.runs import layout
 
 HELP = "write a 3D run as a mesh, a point cloud or cameras"
 CONFIG = "export"
@@ -71,7 +72,7 @@ def main(cfg: DictConfig) -> Path:
     files.append(write_transform(run.path, representation, cfg.units))
     adopt(run.path, Path(cfg.run))
     summary = {"verb": "export", "run": cfg.run, "format": cfg.format, "result": what}
-    run.write_json("summary.json", {**summary, "status": "done"})
+    run.write_json(layout.SUMMARY, {**summary, "status": "done"})
     print(f"{what}:")
     for file in files:
         print(f"  {file}")

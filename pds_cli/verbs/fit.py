@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from pds_cli.errors import UserError
 from pds_cli.options.job import choice, run_folder
+from pds_cli.runs import layout
 
 if TYPE_CHECKING:
     from pds_cli.representations.base import Representation
@@ -81,10 +82,10 @@ def _finish(cfg: DictConfig, run: RunFolder, scene: Scene, representation: Repre
     views = scene.eval_views or scene.views
     metrics = measure(representation, views)
     save_views(run, representation, views, labels=("photo", "fit"))
-    representation.export(run.path / "exports")
+    representation.export(run.path / layout.EXPORTS)
     seconds = seconds_of(run)
     run.write_json(
-        "summary.json",
+        layout.SUMMARY,
         {
             "verb": "fit",
             # Of the command line that started the run.

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from pds_cli.errors import UserError
 from pds_cli.options.job import run_folder
 from pds_cli.options.recommended import recommended_guidance
+from pds_cli.runs import layout
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,5 +74,5 @@ def _write(folder: Path, images: Tensor, cfg: DictConfig, guidance: float) -> Pa
         "seed": cfg.seed,
         "status": "done",
     }
-    run.write_json("summary.json", summary)
+    run.write_json(layout.SUMMARY, summary)
     return sheet
