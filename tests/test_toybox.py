@@ -525,7 +525,7 @@ def test_a_method_is_what_an_edit_makes_of_the_same_words(
     ],
 )
 def test_words_that_a_method_cannot_be_made_of(words: list[str], said: str) -> None:
-    with pytest.raises(UserError, match=r"benchmark\.methods\.mine: ") as refusal:
+    with pytest.raises(UserError, match=r"benchmark\.methods\.mine=\[.*\]: ") as refusal:
         EditBenchmark({"mine": words})
     assert said in str(refusal.value) and "\n" not in str(refusal.value)
 
@@ -533,6 +533,14 @@ def test_words_that_a_method_cannot_be_made_of(words: list[str], said: str) -> N
 def test_a_sweep_of_a_method_is_words_with_several_values() -> None:
     swept = sweep_words("pds", ["guidance=5,7.5", "loss.identity=0.1"])
     assert swept == [["guidance=5", "loss.identity=0.1"], ["guidance=7.5", "loss.identity=0.1"]]
-    assert sweep_words("pds", []) == [[]]
+    assert sweep_words("pds", None) == [[]]
     with pytest.raises(UserError, match=r"benchmark\.sweep\.pds"):
         sweep_words("pds", ["guidance"])
+
+
+@pytest.mark.parametrize("wrong", [{"m": 5}, {"m": "loss=pds"}, {"m": [5]}, {"m": {"a": 1}}])
+def test_a_method_is_a_list_of_words(wrong: Any) -> None:
+    with pytest.raises(UserError, match=r"benchmark\.methods\.m.* for pds edit, such as"):
+        EditBenchmark(wrong)
+    with pytest.raises(UserError, match=r"benchmark\.sweep\.m.* for pds edit, such as"):
+        EditBenchmark({"m": ["loss=pds"]}, wrong)

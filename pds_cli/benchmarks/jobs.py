@@ -20,19 +20,41 @@ from pds_cli.runs.ownership import Claim, adopt, card_of, owns
 JOB_FILE = "job.json"
 
 
-def chosen(methods: Mapping[str, Any], only: Sequence[str] | None) -> dict[str, Any]:
-    """The methods named by `only`, in the order of `methods`; None: all.
+def words_in(key: str, value: Any) -> list[str]:
+    """The words for `pds edit` that a key of a benchmark has; none for null.
 
     Raises:
-        UserError: a name that is none of them.
+        UserError: it is no list of texts.
     """
+    if value is None:
+        return []
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise UserError(f"{key}={value} is no list of words for pds edit, such as [loss=pds].")
+    for word in value:
+        if not isinstance(word, str):
+            raise UserError(f"{key}: {word} is no word for pds edit, such as loss=pds.")
+    return list(value)
+
+
+def chosen(methods: Mapping[str, Any], only: Sequence[str] | None) -> dict[str, list[str]]:
+    """The words of the methods named by `only`, in the order of `methods`; None: of all.
+
+    Raises:
+        UserError: there are no methods, a name is none of them, or one is no list of words.
+    """
+    if not methods or (only is not None and not only):
+        raise UserError("benchmark.methods and benchmark.only must leave something to run")
     for name in only or ():
         if name not in methods:
             raise UserError(
                 f"benchmark.only: there is no method {name!r}"
                 f"{did_you_mean(name, list(methods))} There are {', '.join(methods)}."
             )
-    return {name: node for name, node in methods.items() if only is None or name in only}
+    return {
+        name: words_in(f"benchmark.methods.{name}", words)
+        for name, words in methods.items()
+        if only is None or name in only
+    }
 
 
 def check_seeds(seeds: int) -> None:

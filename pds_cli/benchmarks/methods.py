@@ -15,6 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from pds_cli.benchmarks.jobs import words_in
 from pds_cli.config import register
 from pds_cli.editors.base import Editor
 from pds_cli.errors import UserError, first_line
@@ -83,7 +84,8 @@ def method(
     try:
         return _method(words, budget or {}, allow_modules)
     except (HydraException, OmegaConfBaseException, UserError) as error:
-        raise UserError(f"benchmark.methods.{name}: {first_line(error)}") from error
+        said = f"benchmark.methods.{name}=[{', '.join(words)}]"
+        raise UserError(f"{said}: {first_line(error)}") from error
 
 
 def _method(
@@ -124,8 +126,8 @@ def _hydra() -> AbstractContextManager[Any]:
     return initialize_config_dir(str(conf_dir()), version_base="1.3")
 
 
-def sweep_words(name: str, words: Sequence[str]) -> list[list[str]]:
-    """The words of each job of a sweep `pds edit -m` over these words.
+def sweep_words(name: str, words: Sequence[str] | None) -> list[list[str]]:
+    """The words of each job of a sweep `pds edit -m` over these words; None: of one without any.
 
     Raises:
         UserError: they are no words of a sweep.
@@ -133,8 +135,9 @@ def sweep_words(name: str, words: Sequence[str]) -> list[list[str]]:
     >>> sweep_words("pds", ["guidance=5,7.5", "loss.identity=0.1"])
     [['guidance=5', 'loss.identity=0.1'], ['guidance=7.5', 'loss.identity=0.1']]
     """
+    given = words_in(f"benchmark.sweep.{name}", words)
     try:
-        parsed = OverridesParser.create().parse_overrides(list(words))
+        parsed = OverridesParser.create().parse_overrides(given)
         several = [
             [f"{each.get_key_element()}={value}" for value in each.sweep_string_iterator()]
             if each.is_sweep_override()
@@ -142,5 +145,6 @@ def sweep_words(name: str, words: Sequence[str]) -> list[list[str]]:
             for each in parsed
         ]
     except (HydraException, ValueError) as error:
-        raise UserError(f"benchmark.sweep.{name}: {first_line(error)}") from error
+        said = f"benchmark.sweep.{name}=[{', '.join(given)}]"
+        raise UserError(f"{said}: {first_line(error)}") from error
     return [list(each) for each in itertools.product(*several)]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from pds_cli.benchmarks.jobs import words_in
 from pds_cli.benchmarks.runner import EditCase, JobBenchmark, Look, Results
 from pds_cli.benchmarks.tables import SOURCES
 from pds_cli.errors import UserError
@@ -111,7 +112,7 @@ class EditsBenchmark(JobBenchmark[EditCase]):
         elif photos is not None:
             self.edits = photo_edits(photos)
         else:
-            self.edits = {name: list(words) for name, words in (edits or {}).items()}
+            self.edits = {k: words_in(f"benchmark.edits.{k}", v) for k, v in (edits or {}).items()}
         self.clip = None if clip is None else Clip(clip)
 
     def cases(self, run: RunFolder) -> list[EditCase]:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from torch import Tensor
 
 from pds_cli.backbones.base import Backbone
-from pds_cli.benchmarks.jobs import check_seeds, chosen, edit_job, seed_folder
+from pds_cli.benchmarks.jobs import check_seeds, chosen, edit_job, seed_folder, words_in
 from pds_cli.benchmarks.tables import SOURCES, save_sheet, tables
 from pds_cli.errors import UserError
 from pds_cli.files import write_text
@@ -110,11 +110,9 @@ class JobBenchmark(ABC, Generic[Case]):
         seed: int = 0,
         seeds: int = 1,
     ) -> None:
-        if not methods:
-            raise UserError("benchmark.methods must leave something to run")
         check_seeds(seeds)
-        self.methods = {name: list(words) for name, words in chosen(methods, only).items()}
-        self.overrides, self.seeds = list(overrides), range(seed, seed + seeds)
+        self.methods, self.seeds = chosen(methods, only), range(seed, seed + seeds)
+        self.overrides = words_in("benchmark.overrides", overrides)
 
     @abstractmethod
     def cases(self, run: RunFolder) -> list[Case]:

@@ -81,13 +81,13 @@ class EditBenchmark:
         self.methods: dict[str, list[Method]] = {
             name: [
                 method(name, [*words, *more], budget, allow_modules)
-                for more in sweep_words(name, (sweep or {}).get(name) or ())
+                for more in sweep_words(name, (sweep or {}).get(name))
             ]
             for name, words in chosen(methods, only).items()
         }
         """Of each its settings: one, or those to choose from."""
-        if not self.cases or not self.methods:
-            raise UserError("benchmark.methods, edits and figures must leave something to run")
+        if not self.cases:
+            raise UserError("benchmark.edits and benchmark.figures must leave something to run")
 
     def run(self, backbone: Backbone, run: RunFolder) -> Path:
         """Runs everything; writes `table.md`, `results.json`, `edits.png` and a sheet a method."""
