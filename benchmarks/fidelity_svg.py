@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pds_cli.drawings.drawing import parse_drawing
 from pds_cli.drawings.rasterise import compiled, rasterise
+from pds_cli.drawings.reading import parse_drawing
 from pds_cli.emoji.icons import SETS, load_set
 
 SIZE = 256

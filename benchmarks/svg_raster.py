@@ -19,8 +19,9 @@ import torch
 from _timing import median_ms
 from numba import get_num_threads
 
-from pds_cli.drawings.drawing import Drawing, parse_drawing
+from pds_cli.drawings.drawing import Drawing
 from pds_cli.drawings.rasterise import TOLERANCE, Numbers, compiled, rasterise
+from pds_cli.drawings.reading import parse_drawing
 from pds_cli.drawings.values import IDENTITY, apply
 from pds_cli.emoji.icons import load_set
 from pds_cli.kernels import raster

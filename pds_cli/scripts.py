@@ -24,6 +24,16 @@ def run(main: Callable[[Sequence[str]], Iterable[Path]], argv: Sequence[str] | N
     return 0
 
 
+def paths(argv: Sequence[str], defaults: Sequence[str], usage: str | None) -> list[Path]:
+    """The words as paths, with `defaults` for those that were not given.
+
+    Raises:
+        UserError: more words than there are defaults.
+    """
+    check_words(argv, 0, len(defaults), usage)
+    return [Path(word) for word in (*argv, *defaults[len(argv) :])]
+
+
 def check_words(argv: Sequence[str], least: int, most: int | None, usage: str | None) -> None:
     """UserError with the module's docstring `usage` unless `argv` has `least` to `most` words."""
     if len(argv) < least or (most is not None and len(argv) > most):

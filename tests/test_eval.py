@@ -389,7 +389,8 @@ def test_runs_of_the_same_edit_and_seed_are_compared_as_pairs() -> None:
     assert difference["mean"] == pytest.approx(0.25)
     assert difference["low"] == difference["high"] == pytest.approx(0.25)
     assert (
-        "| dds − pds | 6 | +0.25 [+0.25, +0.25] |" in ScoreTable(runs[::-1], by="loss").markdown()
+        "| dds − pds | 6 | +0.250 [+0.250, +0.250] |"
+        in ScoreTable(runs[::-1], by="loss").markdown()
     )
     # By prompt and method: one pair a prompt, never across prompts.
     pairs = ScoreTable(runs).pairs

@@ -139,7 +139,7 @@ def test_captures_of_small_photos_are_fitted_and_measured(pds: Pds, tmp_path: Pa
     ["<style>rect{fill:" + "(" * 5000 + "}</style>", '<rect style="fill:' + "f(" * 5000 + '"/>'],
 )
 def test_a_drawing_of_deep_styles_is_refused(tmp_path: Path, inside: str) -> None:
-    from pds_cli.drawings.drawing import read_drawing
+    from pds_cli.drawings.reading import read_drawing
 
     path = tmp_path / "d.svg"
     path.write_text(f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 8 8">{inside}</svg>')

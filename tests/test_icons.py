@@ -15,9 +15,15 @@ from PIL import Image
 from pds_cli.backbones.embedded import EmbeddedBackbone
 from pds_cli.backbones.sampling import sample
 from pds_cli.benchmarks import icons as benchmark
+from pds_cli.benchmarks.icon_names import COMMON
 from pds_cli.emoji.data import captions, make_dataset
 from pds_cli.emoji.icons import PACKAGES, SETS, load_icons, load_set
-from pds_cli.emoji.similarity import IconSimilarity, load_similarity, save_similarity
+from pds_cli.emoji.similarity import (
+    IconSimilarity,
+    icon_similarity,
+    load_similarity,
+    save_similarity,
+)
 from pds_cli.errors import UserError
 
 BODIES = {
@@ -156,8 +162,8 @@ def test_edits_of_icons_are_scored(
     )
     assert answer.code == 0, answer.err
     rows = json.loads((tmp_path / "table/results.json").read_text())["rows"]
-    assert set(rows) == {"source", "dds", "pds"}
-    assert rows["source"][0]["lpips_source"] == 0
+    assert set(rows) == {"sources", "dds", "pds"}
+    assert rows["sources"][0]["lpips_source"] == 0
     assert rows["pds"][0]["points_moved"] > 0 and rows["pds"][0]["lpips_source"] > 0
     assert "red apple to cat face" in (tmp_path / "table/table.md").read_text()
     assert (tmp_path / "table/edits.png").is_file()
@@ -180,7 +186,7 @@ def test_a_similarity_survives_its_file(tmp_path: Path) -> None:
 def test_prompts_of_the_edits_are_names_of_icons() -> None:
     assert len({edit.name for edit in benchmark.EDITS}) == len(benchmark.EDITS) == 12
     assert benchmark.EDITS[0].source == "a cat face"
-    assert len(set(benchmark.COMMON)) == 40
+    assert len(set(COMMON)) == 40
 
 
 # --- what ships ----------------------------------------------------------------------------------
@@ -192,10 +198,10 @@ def test_the_shipped_backbone_draws_what_it_is_told() -> None:
     names = ["red heart", "blue heart", "red apple", "automobile", "smiling face with sunglasses"]
     names += ["carrot", "grinning face", "rose", "strawberry", "umbrella"]
     backbone = EmbeddedBackbone("emoji", device="cpu")
-    judge = benchmark.icon_similarity("emoji")
+    judge = icon_similarity("emoji")
     images = torch.cat([sample(backbone, name, 2, steps=15, guidance=3.0) for name in names])
-    found = judge.score(images, benchmark.COMMON).argmax(1)
-    wanted = torch.tensor([benchmark.COMMON.index(name) for name in names]).repeat_interleave(2)
+    found = judge.score(images, COMMON).argmax(1)
+    wanted = torch.tensor([COMMON.index(name) for name in names]).repeat_interleave(2)
     assert float((found == wanted).float().mean()) >= 0.8
 
 

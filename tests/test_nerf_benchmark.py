@@ -11,7 +11,8 @@ import torch
 from helpers import SMALL_FIGURINE
 from PIL import Image
 
-from pds_cli.benchmarks.nerf import NerfEditBenchmark, markdown
+from pds_cli.benchmarks.nerf import NerfEditBenchmark
+from pds_cli.benchmarks.tables import tables
 from pds_cli.errors import UserError
 from pds_cli.toybox.probe import Probe, load_probe, save_probe
 
@@ -101,7 +102,13 @@ def test_wrong_settings_are_said(wrong: dict, words: str) -> None:
 
 def test_the_table_has_a_row_a_method_and_leaves_gaps() -> None:
     full = {"success": 0.5, "kept": 1.0, "lpips_truth": 0.25, "psnr_truth": 20.0}
-    rows = {"pds": [{**full, "seconds": 200.0}, {**full, "seconds": 100.0}], "sources": [full] * 2}
-    table = markdown(rows, ["crown", "add tree"])
-    assert "| pds | 0.500 | 1.000 | 0.250 | 20.000 | – | – | – | 150 | – |" in table
-    assert "| add tree | 0.50 / 0.250 | 0.50 / 0.250 |" in table
+    edits = ["crown", "add tree"]
+    rows = {
+        "pds": [{**full, "edit": edit, "seconds": 150.0} for edit in edits],
+        "sources": [{**full, "edit": edits[1]}],
+    }
+    text = "\n".join(tables(rows, NerfEditBenchmark.columns, NerfEditBenchmark.by_edit))
+    assert "| sources | 0.500 | 1.000 | 0.250 | 20.00 | – | – | – | – | – |" in text
+    assert "| pds | 0.500 [0.500, 0.500] |" in text and "| 150 [150, 150] | – |" in text
+    assert "| add tree | 0.500 / 0.250 | 0.500 / 0.250 |" in text
+    assert "| crown | 0.500 / 0.250 | – |" in text

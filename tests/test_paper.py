@@ -175,8 +175,8 @@ def test_photos_of_a_folder_are_edited_by_every_method_and_scored(
     assert answer.code == 0, answer.err
     found = read(Path("bench/results.json"))
     assert found["edits"] == ["00_cat", "01_tree"] and list(found["skipped"]) == ["02_lost"]
-    assert set(found["methods"]) == {"dds", "pds"}
-    assert found["methods"]["pds"]["lpips_source"]["n"] == 2
+    assert set(found["rows"]) == {"dds", "pds"}
+    assert [row["edit"] for row in found["rows"]["pds"] if row["lpips_source"]] == found["edits"]
     table = Path("bench/table.md").read_text(encoding="utf-8")
     assert "lost.png" in table and "| pds | 2 |" in table
     assert Path("bench/edits.png").is_file()
@@ -198,7 +198,7 @@ def test_a_method_that_fails_leaves_the_others(
     )  # fmt: skip
     assert answer.code == 0, answer.err
     found = read(Path("bench/results.json"))
-    assert set(found["methods"]) == {"pds"} and list(found["skipped"]) == ["00_cat, dds"]
+    assert set(found["rows"]) == {"pds"} and list(found["skipped"]) == ["00_cat, dds"]
     assert "loss.weighting=odd" in Path("bench/table.md").read_text(encoding="utf-8")
     assert Path("bench/00_cat/pds.png").is_file() and Path("bench/edits.png").is_file()
 
@@ -243,7 +243,8 @@ def test_a_claim_is_judged_by_the_paired_difference() -> None:
     scores = {"pds": better, "dds": worse, "sds": mixed}
     assert paper.paired(scores, "pds", "dds", "kept")[1] == "holds"
     assert paper.paired(scores, "dds", "pds", "kept")[1] == "does not hold"
-    assert paper.paired(scores, "dds", "pds", "kept", lower=True)[1] == "holds"
+    lower = {name: [{"lpips_truth": row["kept"]} for row in rows] for name, rows in scores.items()}
+    assert paper.paired(lower, "dds", "pds", "lpips_truth")[1] == "holds"
     assert paper.paired(scores, "pds", "sds", "kept")[1] == "holds on average, within the noise"
 
 
@@ -259,10 +260,7 @@ def test_the_page_follows_the_numbers(tmp_path: Path) -> None:
         found |= {"pds": [rows(pds)] * 3, "pds_refined": [rows(pds + 0.05)] * 3}
         for part in ("nerf", "svg", "image"):
             (tmp_path / "out" / part).mkdir(parents=True, exist_ok=True)
-            content: Any = {"rows": found}
-            if part == "image":
-                content = {"results": {name: {"cases": cases} for name, cases in found.items()}}
-            (tmp_path / "out" / part / "results.json").write_text(json.dumps(content))
+            (tmp_path / "out" / part / "results.json").write_text(json.dumps({"rows": found}))
         figures = tmp_path / "figures"
         figures.mkdir(exist_ok=True)
         shutil.copy(ROOT / "docs/figures/toy2d.json", figures)
@@ -288,9 +286,13 @@ def test_the_page_names_what_was_not_measured(
     assert "make figure-image" in capsys.readouterr().err
     assert not (tmp_path / "paper.md").exists()
     (tmp_path / "image").mkdir()
-    (tmp_path / "image/results.json").write_text('{"methods": {}, "edits": []}')
-    assert run(paper.main, [str(tmp_path), str(tmp_path / "paper.md")]) == 2
-    assert "models that ship with the package" in capsys.readouterr().err
+    for content, words in (
+        ('{"rows": {"pds": [{"lpips_source": 0.1}]}}', "models that ship with the package"),
+        ('{"edits": []}', "holds no scores by method: run make figure-image"),
+    ):
+        (tmp_path / "image/results.json").write_text(content)
+        assert run(paper.main, [str(tmp_path), str(tmp_path / "paper.md")]) == 2
+        assert words in capsys.readouterr().err
     assert not (tmp_path / "paper.md").exists()
 
 
@@ -314,10 +316,9 @@ def test_the_dial_is_drawn_in_order(tmp_path: Path) -> None:
         (tmp_path / place / "results.json").write_text(json.dumps(content), encoding="utf-8")
 
     row = {"success": 0.5, "similarity": 0.5, "lpips_source": 0.1, "lpips_truth": 0.2}
-    dial = {name: [row] for name in ("id_8", "id_025", "id_0", "exact", "sds", "pds", "source")}
-    means = {"results": {name: {"mean": row} for name in ("sds", "pds", "ground truth")}}
-    put("bench/methods", means)
-    put("frontier/image", {"results": {n: {"mean": row} for n in ("exact", "id_0", "id_8")}})
+    dial = {name: [row] for name in ("id_8", "id_025", "id_0", "exact", "sds", "pds", "sources")}
+    put("bench/methods", {"rows": {name: [row] for name in ("sds", "pds", "true edits")}})
+    put("frontier/image", {"rows": {name: [row] for name in ("exact", "id_0", "id_8")}})
     put("frontier/svg", {"rows": {n: [{k: v for k, v in r[0].items() if k != "lpips_truth"}]
                                   for n, r in dial.items()}})  # fmt: skip
     put("frontier/nerf", {"rows": dial})
@@ -337,7 +338,9 @@ def test_the_dial_keeps_what_was_not_measured_again(tmp_path: Path) -> None:
     old = {"drawings": {"dds": {"similarity": 0.1}, "sds": {"similarity": 0.2}},
            "pictures": {"sds": {"success": 0.3}}}  # fmt: skip
     (tmp_path / "frontier/svg").mkdir(parents=True)
-    rows = {"rows": {"dds": [{"similarity": 0.8, "seconds": 9}, {"similarity": 0.6}], "source": []}}
+    rows = {
+        "rows": {"dds": [{"similarity": 0.8, "seconds": 9}, {"similarity": 0.6}], "sources": []}
+    }
     (tmp_path / "frontier/svg/results.json").write_text(json.dumps(rows), encoding="utf-8")
     numbers = frontier.merged(old, frontier.measured(tmp_path))
     assert list(numbers) == ["pictures", "drawings"]

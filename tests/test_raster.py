@@ -10,8 +10,9 @@ import torch
 from raster_twin import twin
 from torch import Tensor
 
-from pds_cli.drawings.drawing import Drawing, parse_drawing
+from pds_cli.drawings.drawing import Drawing
 from pds_cli.drawings.rasterise import TOLERANCE, Numbers, Program, compiled, rasterise
+from pds_cli.drawings.reading import parse_drawing
 from pds_cli.drawings.values import IDENTITY
 from pds_cli.kernels import raster
 from pds_cli.scenes.svg import SAMPLES

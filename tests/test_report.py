@@ -21,9 +21,11 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from pds_cli.errors import UserError
+from pds_cli.metrics.names import metric, parts
 from pds_cli.pages.charts import build_chart, short, thin, ticks
-from pds_cli.pages.comparison import make_plan, write_comparison
-from pds_cli.pages.page import duration, meaning, metric_parts, precise
+from pds_cli.pages.comparison import write_comparison
+from pds_cli.pages.page import duration, precise
+from pds_cli.pages.plan import make_plan
 from pds_cli.pages.report import subsample, write_report
 from pds_cli.pictures.video import write_gif
 from pds_cli.runs.differences import all_settings, clean, differing_keys
@@ -423,11 +425,11 @@ def test_numbers_are_short() -> None:
 
 
 def test_metric_names_are_understood() -> None:
-    assert metric_parts("psnr_truth") == ("psnr", "truth")
-    assert metric_parts("truth") == ("truth", "")
-    assert meaning("lpips_source").better == -1 and meaning("ssim").better == 1
-    assert meaning("clip_direction").label == "CLIP direction"
-    assert meaning("something_else").better == 0
+    assert parts("psnr_truth") == ("psnr", "truth")
+    assert parts("truth") == ("truth", "")
+    assert metric("lpips_source").better == -1 and metric("ssim").better == 1
+    assert metric("clip_direction").label == "CLIP direction"
+    assert metric("something_else").better == 0
 
 
 def test_subsample_keeps_the_ends() -> None:
@@ -467,8 +469,8 @@ def test_a_sweep_becomes_a_grid(tmp_path: Path) -> None:
     with Image.open(path.with_name("grid.png")) as grid:
         assert grid.width > 5 * 192 and grid.height > 3 * 192
     table = path.with_name("table.md").read_text("utf-8").splitlines()
-    assert table[2].startswith("| loss | guidance | PSNR ↑ (source) |")
-    assert len([line for line in table if line.startswith("| ")]) == 2 + 9
+    assert table[2].startswith("| loss | guidance | PSNR to source, dB ↑ |")
+    assert len([line for line in table if line.startswith("| ")]) == 1 + 9
     assert "**" in table[4 + 1] + table[4]
 
 

@@ -16,8 +16,8 @@ from drawing_pages import by_pds, by_resvg, page
 from lxml import etree
 from PIL import Image
 
-from pds_cli.drawings.drawing import parse_drawing, read_drawing
 from pds_cli.drawings.rasterise import Numbers, compiled, rasterise
+from pds_cli.drawings.reading import parse_drawing, read_drawing
 from pds_cli.errors import UserError
 from pds_cli.representations.svg.representation import SVG
 from pds_cli.scenes.svg import SAMPLES, SVGScene

@@ -12,13 +12,10 @@ from conftest import Answer
 from drawing_pages import by_pds, by_resvg, page
 from lxml import etree
 
-from pds_cli.drawings.drawing import (
-    Drawing,
-    parse_drawing,
-    read_drawing,
-    write_drawing,
-)
+from pds_cli.drawings.drawing import Drawing
 from pds_cli.drawings.rasterise import compiled
+from pds_cli.drawings.reading import parse_drawing, read_drawing
+from pds_cli.drawings.writing import write_drawing
 from pds_cli.errors import UserError
 from pds_cli.scenes.svg import SVGScene
 

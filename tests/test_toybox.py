@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pds_cli.toybox.gallery as gallery_module
 from pds_cli.backbones.embedded import EmbeddedBackbone, words_of
-from pds_cli.benchmarks.toybox import EditBenchmark, edit_cases
+from pds_cli.benchmarks.methods import method, sweep_words
+from pds_cli.benchmarks.side_by_side import edit_cases
+from pds_cli.benchmarks.toybox import EditBenchmark
 from pds_cli.errors import UserError
 from pds_cli.losses.dds import DDS
 from pds_cli.runs.folder import RunFolder
@@ -397,9 +400,11 @@ def untrained_probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets benchmarks score with a probe that knows nothing."""
     torch.manual_seed(0)
     save_probe(Probe(), tmp_path / "probe.safetensors")
-    monkeypatch.setattr(
-        "pds_cli.benchmarks.toybox.load_probe", lambda: load_probe(tmp_path / "probe.safetensors")
-    )
+    for place in ("toybox", "captions"):
+        monkeypatch.setattr(
+            f"pds_cli.benchmarks.{place}.load_probe",
+            lambda: load_probe(tmp_path / "probe.safetensors"),
+        )
 
 
 def test_the_caption_benchmark_runs(
@@ -417,20 +422,20 @@ def test_the_caption_benchmark_runs(
 def test_the_edit_benchmark_runs(pds: Callable, tiny_backbone: Path, untrained_probe: None) -> None:
     answer = pds("compare", "benchmark=toybox", "benchmark.edits=[crown,add red ball]",
                  "benchmark.figures=2", "benchmark.tuning_figures=1", "benchmark.steps=2",
-                 "benchmark.sweep.pds.guidance=[3.0,9.0]", "benchmark.sweep.pds.identity=[2.0]",
- "benchmark.sweep.sds.guidance=[4.0]", "benchmark.sweep.dds={}", "out=bench",
+                 "benchmark.sweep.pds=['guidance=3.0,9.0','loss.identity=2.0']",
+                 "benchmark.sweep.sds=['guidance=4.0']", "benchmark.sweep.dds=null", "out=bench",
                  f"backbone.model={tiny_backbone}")  # fmt: skip
     assert answer.code == 0, answer.err
     found = json.loads(Path("bench/results.json").read_text())
-    assert found["results"].keys() == {"sds", "dds", "pds", "ground truth"}
-    assert len(found["results"]["pds"]["cases"]) == 4
-    tried = [t["settings"] for t in found["sweep"]["pds"]]
-    assert tried == [{"guidance": g, "identity": 2.0} for g in (3.0, 9.0)]
+    assert found["rows"].keys() == {"sds", "dds", "pds", "true edits"}
+    assert [row["edit"] for row in found["rows"]["pds"]] == 2 * ["crown"] + 2 * ["add red ball"]
+    tried = [t["words"][-2:] for t in found["sweep"]["pds"]]
+    assert tried == [[f"guidance={g}", "loss.identity=2.0"] for g in (3.0, 9.0)]
     assert found["sweep"]["sds"] == [], "one choice is no sweep"
-    assert found["results"]["sds"]["settings"]["guidance"] == 4.0
+    assert found["words"]["sds"] == ["loss=sds", "guidance=3.0", "guidance=4.0"]
     best = max(found["sweep"]["pds"], key=lambda t: t["balance"])
-    assert found["results"]["pds"]["settings"]["guidance"] == best["settings"]["guidance"]
-    assert found["results"]["ground truth"]["mean"]["lpips_truth"] < 1e-4
+    assert found["words"]["pds"] == best["words"]
+    assert all(row["lpips_truth"] < 1e-4 for row in found["rows"]["true edits"])
     assert "| pds |" in Path("bench/table.md").read_text()
 
 
@@ -448,13 +453,13 @@ def test_an_interrupted_edit_benchmark_goes_on_where_it_was(
     assert pds(*words).code == 0
     again = json.loads(Path("bench/results.json").read_text())
     for name in ("pds", "dds"):  # taken over, and done again
-        before, after = (found["results"][name] for found in (first, again))
-        assert after["mean"] == pytest.approx(before["mean"], rel=1e-4)
-    assert again["results"]["pds"]["seconds"] == first["results"]["pds"]["seconds"]
+        (before,), (after,) = (found["rows"][name] for found in (first, again))
+        assert after["lpips_truth"] == pytest.approx(before["lpips_truth"], rel=1e-4)
+    assert again["rows"]["pds"][0]["seconds"] == first["rows"]["pds"][0]["seconds"]
     assert Path("bench/pds/000/metrics.jsonl").read_text() == logged
     assert pds(*words, "benchmark.lr=0.5").code == 0
     other = json.loads(Path("bench/results.json").read_text())
-    assert other["results"]["pds"]["seconds"] != first["results"]["pds"]["seconds"], "done anew"
+    assert other["rows"]["pds"][0]["seconds"] != first["rows"]["pds"][0]["seconds"], "done anew"
 
 
 def test_a_stopped_benchmark_keeps_nothing_half_edited(
@@ -478,7 +483,64 @@ def test_every_kind_of_edit_on_one_figure_each() -> None:
 
 
 def test_some_methods_alone() -> None:
-    methods: dict[str, Any] = {"sds": {}, "dds": {}, "pds": {}}
+    methods = {name: [f"loss={name}"] for name in ("sds", "dds", "pds")}
     assert list(EditBenchmark(methods, only=["pds", "sds"]).methods) == ["sds", "pds"]
     with pytest.raises(UserError, match="no method 'pdss'; did you mean pds"):
         EditBenchmark(methods, only=["pdss"])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["loss=pds", "guidance=7.5", "loss.identity=0.2"],
+        ["loss=pds_plus"],
+        ["loss=sds_bridge", "loss.weighting=none"],
+        ["editor=ddpm_inversion", "editor.strength=0.8"],
+    ],
+)
+def test_a_method_is_what_an_edit_makes_of_the_same_words(
+    words: list[str], pds: Callable, tiny_backbone: Path
+) -> None:
+    """Its class and all its options are those in the run folder of such an edit."""
+    answer = pds("edit", "scene=figurine2d", "prompt=a robot", "steps=1", "render_every=0",
+                 f"backbone.model={tiny_backbone}", *words, "out=run")  # fmt: skip
+    assert answer.code == 0, answer.err
+    config = yaml.safe_load(Path("run/config.yaml").read_text())
+    made = method("mine", words)
+    group = words[0].partition("=")[0]
+    assert made.node == config[group]
+    built = made.build()
+    assert f"{type(built).__module__}.{type(built).__name__}" == config[group]["_target_"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["loss=pdss"], "pdss"),
+        (["loss.identiti=1"], "identiti"),
+        (["loss.identity=inf"], "loss.identity=inf is out of range"),
+        (["warmup=3"], "warmup=3 is not followed here"),
+        (["loss=dataset_update", "editor=sdedit"], "for scenes of many views"),
+        (["editor.steps=3"], "editor.steps=3 needs an editor"),
+    ],
+)
+def test_words_that_a_method_cannot_be_made_of(words: list[str], said: str) -> None:
+    with pytest.raises(UserError, match=r"benchmark\.methods\.mine=\[.*\]: ") as refusal:
+        EditBenchmark({"mine": words})
+    assert said in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_a_sweep_of_a_method_is_words_with_several_values() -> None:
+    swept = sweep_words("pds", ["guidance=5,7.5", "loss.identity=0.1"])
+    assert swept == [["guidance=5", "loss.identity=0.1"], ["guidance=7.5", "loss.identity=0.1"]]
+    assert sweep_words("pds", None) == [[]]
+    with pytest.raises(UserError, match=r"benchmark\.sweep\.pds"):
+        sweep_words("pds", ["guidance"])
+
+
+@pytest.mark.parametrize("wrong", [{"m": 5}, {"m": "loss=pds"}, {"m": [5]}, {"m": {"a": 1}}])
+def test_a_method_is_a_list_of_words(wrong: Any) -> None:
+    with pytest.raises(UserError, match=r"benchmark\.methods\.m.* for pds edit, such as"):
+        EditBenchmark(wrong)
+    with pytest.raises(UserError, match=r"benchmark\.sweep\.m.* for pds edit, such as"):
+        EditBenchmark({"m": ["loss=pds"]}, wrong)

@@ -13,25 +13,67 @@ from typing import Any
 from pds_cli.errors import UserError, did_you_mean
 from pds_cli.overrides import quote_free_text
 from pds_cli.reading import read_object
+from pds_cli.runs import layout
 from pds_cli.runs.folder import RunFolder, megabytes
 from pds_cli.runs.ownership import Claim, adopt, card_of, owns
 
 JOB_FILE = "job.json"
 
 
-def chosen(methods: Mapping[str, Any], only: Sequence[str] | None) -> dict[str, Any]:
-    """The methods named by `only`, in the order of `methods`; None: all.
+def words_in(key: str, value: Any) -> list[str]:
+    """The words for `pds edit` that a key of a benchmark has; none for null.
 
     Raises:
-        UserError: a name that is none of them.
+        UserError: it is no list of texts.
     """
+    if value is None:
+        return []
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise UserError(f"{key}={value} is no list of words for pds edit, such as [loss=pds].")
+    for word in value:
+        if not isinstance(word, str):
+            raise UserError(f"{key}: {word} is no word for pds edit, such as loss=pds.")
+    return list(value)
+
+
+def chosen(methods: Mapping[str, Any], only: Sequence[str] | None) -> dict[str, list[str]]:
+    """The words of the methods named by `only`, in the order of `methods`; None: of all.
+
+    Raises:
+        UserError: there are no methods, a name is none of them, or one is no list of words.
+    """
+    if not methods or (only is not None and not only):
+        raise UserError("benchmark.methods and benchmark.only must leave something to run")
     for name in only or ():
         if name not in methods:
             raise UserError(
                 f"benchmark.only: there is no method {name!r}"
                 f"{did_you_mean(name, list(methods))} There are {', '.join(methods)}."
             )
-    return {name: node for name, node in methods.items() if only is None or name in only}
+    return {
+        name: words_in(f"benchmark.methods.{name}", words)
+        for name, words in methods.items()
+        if only is None or name in only
+    }
+
+
+def check_seeds(seeds: int) -> None:
+    """Refuses a benchmark without a seed.
+
+    Raises:
+        UserError: it has none.
+    """
+    if seeds < 1:
+        raise UserError(f"benchmark.seeds={seeds} must be at least 1")
+
+
+def seed_folder(place: Path, number: int) -> Path:
+    """Where a benchmark's edit under its number-th seed is: the first in `place` itself.
+
+    >>> seed_folder(Path("bench/pds"), 2).as_posix()
+    'bench/pds/seed_2'
+    """
+    return place if number == 0 else place / f"seed_{number}"
 
 
 def edit_job(words: Sequence[str], run: RunFolder) -> dict[str, float]:
@@ -49,7 +91,7 @@ def edit_job(words: Sequence[str], run: RunFolder) -> dict[str, float]:
     Raises:
         UserError: the job failed, or was killed.
     """
-    card, summary = card_of(run.path), read_object(run.path / "summary.json")
+    card, summary = card_of(run.path), read_object(run.path / layout.SUMMARY)
     same = card is not None and card.get("verb") == "edit" and _words(card) == _quoted(words)
     if not (same and summary.get("status") == "done"):
         if Claim.current:
@@ -59,7 +101,7 @@ def edit_job(words: Sequence[str], run: RunFolder) -> dict[str, float]:
         before = float(read_object(run.path / JOB_FILE).get("memory_mb", 0.0)) if same else 0.0
         run.write_json(JOB_FILE, {"memory_mb": max(before, memory)})
         adopt(run.path / JOB_FILE, run.path)
-        summary = read_object(run.path / "summary.json")
+        summary = read_object(run.path / layout.SUMMARY)
     memory = float(read_object(run.path / JOB_FILE).get("memory_mb", 0.0))
     return {"seconds": float(summary.get("seconds", 0.0)), "memory_mb": memory}
 

@@ -186,3 +186,8 @@ def number(value: float, decimals: int = 3) -> str:
     if text in ("-0", ""):
         return "0"
     return text
+
+
+def hex_color(rgb: Any) -> str:
+    """#rrggbb of a colour in [0,1]."""
+    return "#" + "".join(f"{round(min(max(float(v), 0.0), 1.0) * 255):02x}" for v in rgb)

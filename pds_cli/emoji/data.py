@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pds_cli.drawings.drawing import parse_drawing
 from pds_cli.drawings.rasterise import Numbers, Program, compiled, rasterise
+from pds_cli.drawings.reading import parse_drawing
 from pds_cli.drawings.values import Matrix, compose
 from pds_cli.emoji.icons import SETS, Icon, load_icons
 from pds_cli.files import write_text

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pds_cli.backbones.embedded import words_of
+from pds_cli.backbones.embedded import folder_of, words_of
 from pds_cli.errors import UserError
 from pds_cli.pictures.captioned import CaptionedImages
 from pds_cli.reading import parse_json
@@ -150,3 +150,19 @@ def load_similarity(path: Path) -> IconSimilarity:
             "pds pretrain stages=[similarity] data.icons=outputs/data/icons, or reinstall pds"
         ) from error
     return model.eval().requires_grad_(False)
+
+
+def icon_similarity(model: str) -> IconSimilarity:
+    """The similarity beside a backbone: a folder, or the name of one in the package.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    folder = folder_of(model)
+    file = folder / "similarity.safetensors"
+    if folder.is_dir() and not file.is_file():
+        raise UserError(
+            f"{folder} has no similarity of icons beside it: give backbone=emoji, or train one "
+            "with pds pretrain 'stages=[similarity]'"
+        )
+    return load_similarity(file)

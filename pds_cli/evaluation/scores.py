@@ -13,6 +13,7 @@ from pds_cli.errors import UserError
 from pds_cli.files import write_text
 from pds_cli.metrics.clip import Clip
 from pds_cli.metrics.consistency import consistency
+from pds_cli.metrics.names import COSTS
 from pds_cli.pictures.files import read_picture, resize
 from pds_cli.reading import read_json
 from pds_cli.results.outcome import mean_scores, similarity
@@ -23,24 +24,14 @@ from pds_cli.runs.ownership import adopt
 from pds_cli.runs.record import RunRecord, number, read_run
 from pds_cli.views.paths import turntable
 
-TITLES = {
-    "clip_score": "CLIP score ↑",
-    "clip_direction": "CLIP direction ↑",
-    "lpips_source": "LPIPS to source ↓",
-    "psnr_source": "PSNR to source, dB",
-    "ssim_source": "SSIM to source",
-    "lpips_truth": "LPIPS to truth ↓",
-    "psnr_truth": "PSNR to truth, dB ↑",
-    "ssim_truth": "SSIM to truth ↑",
-    "consistency": "view consistency, dB ↑",
-    "seconds": "s",
-    "memory_mb": "MB",
-    "gpu_memory_mb": "GPU MB",
-}
+SCORES = (
+    *("clip_score", "clip_direction", "lpips_source", "psnr_source", "ssim_source"),
+    *("lpips_truth", "psnr_truth", "ssim_truth", "consistency", *COSTS),
+)
+"""What a table shows, in this order, where it was measured."""
 
 # Renders that view consistency compares: so many on a circle, of so many pixels.
 TURNTABLE = (16, 128)
-FACTS = ("seconds", "memory_mb", "gpu_memory_mb")
 
 
 @dataclass
@@ -174,7 +165,7 @@ def _view_consistency(record: RunRecord, allow_modules: Sequence[str]) -> dict[s
 
 def _facts(record: RunRecord) -> dict[str, float]:
     """Time and memory, where the run says them."""
-    found = {key: number(record.summary.get(key)) for key in FACTS}
+    found = {key: number(record.summary.get(key)) for key in COSTS}
     return {key: value for key, value in found.items() if value is not None}
 
 

@@ -13,8 +13,9 @@ import numpy as np
 from pds_cli.errors import UserError
 from pds_cli.evaluation.groups import Group, group_runs, key_names, rivals, said, unit_keys
 from pds_cli.evaluation.latex import latex_table
-from pds_cli.evaluation.scores import FACTS, TITLES, RunScores
+from pds_cli.evaluation.scores import SCORES, RunScores
 from pds_cli.markdown import table
+from pds_cli.metrics.names import COSTS, metric, title
 from pds_cli.results.outcome import mean_scores
 from pds_cli.runs.differences import Settings, all_settings, is_edit, position
 
@@ -105,7 +106,7 @@ class ScoreTable:
     def _means(self, group: Group) -> Scores:
         """score → mean, low, high and n, over the runs of a group that have the score."""
         found: Scores = {}
-        for key in TITLES:
+        for key in SCORES:
             values = [self.runs[i].scores[key] for i in group.members if key in self.runs[i].scores]
             if values:
                 found[key] = _mean(values)
@@ -117,9 +118,9 @@ class ScoreTable:
         for one, other in rivals(self.grouping):
             means = [self._by_unit(group, units) for group in (one, other)]
             scores: Scores = {}
-            for key in TITLES:
+            for key in SCORES:
                 a, b = ({unit: row[key] for unit, row in m.items() if key in row} for m in means)
-                if key not in FACTS and (both := [a[unit] - b[unit] for unit in a if unit in b]):
+                if key not in COSTS and (both := [a[unit] - b[unit] for unit in a if unit in b]):
                     scores[key] = _mean(both)
             if scores:
                 yield Pair(one, other, scores)
@@ -158,10 +159,10 @@ class ScoreTable:
 
     def cells(self) -> tuple[list[str], list[list[str]]]:
         """The table of groups: its head, and a row a group."""
-        shown = [key for key in TITLES if any(key in scores for scores in self.scores)]
-        head = [*map(_title, self.keys), "runs", *(TITLES[key] for key in shown)]
+        shown = [key for key in SCORES if any(key in scores for scores in self.scores)]
+        head = [*map(_title, self.keys), "runs", *map(title, shown)]
         rows = [
-            [*group.values.values(), str(len(group.members)), *(_interval(s.get(k)) for k in shown)]
+            [*group.values.values(), str(len(group.members)), *(_interval(k, s) for k in shown)]
             for group, s in zip(self.groups, self.scores, strict=True)
         ]
         return head, rows
@@ -179,25 +180,25 @@ class ScoreTable:
     def _differences(self) -> str:
         edits = [key for key in self.keys if is_edit(key)]
         others = [key for key in self.keys if key not in edits]
-        shown = [key for key in TITLES if any(key in pair.scores for pair in self.pairs)]
-        head = [*map(_title, edits), "difference", "pairs", *(TITLES[key] for key in shown)]
+        shown = [key for key in SCORES if any(key in pair.scores for pair in self.pairs)]
+        head = [*map(_title, edits), "difference", "pairs", *map(title, shown)]
         rows = []
         for pair in self.pairs[:MOST_PAIRS]:
             names = f"{pair.first.label(others)} − {pair.second.label(others)}"
             count = max(score["n"] for score in pair.scores.values())
-            cells = [_interval(pair.scores.get(key), "+.4g") for key in shown]
+            cells = [_interval(key, pair.scores, "+") for key in shown]
             rows.append([*(pair.first.values[key] for key in edits), names, f"{count}", *cells])
         return table(head, rows)
 
     def _each(self) -> str:
         """A row a run."""
-        shown = [key for key in TITLES if any(key in run.scores for run in self.runs)]
+        shown = [key for key in SCORES if any(key in run.scores for run in self.runs)]
         group_of = {i: group for group in self.groups for i in group.members}
         rows = []
         for i, run in enumerate(self.runs):
-            numbers = [f"{run.scores[k]:.4g}" if k in run.scores else "–" for k in shown]
+            numbers = [metric(k).number(run.scores[k]) if k in run.scores else "–" for k in shown]
             rows.append([str(run.record.path), *group_of[i].values.values(), *numbers])
-        return table(["run", *map(_title, self.keys), *(TITLES[key] for key in shown)], rows)
+        return table(["run", *map(_title, self.keys), *map(title, shown)], rows)
 
     def notes(self) -> list[str]:
         """How the numbers were made, and what is pooled in them."""
@@ -227,7 +228,7 @@ class ScoreTable:
 
     def csv(self) -> str:
         """The table of groups with all digits: each score's mean, interval and number of runs."""
-        shown = [key for key in TITLES if any(key in scores for scores in self.scores)]
+        shown = [key for key in SCORES if any(key in scores for scores in self.scores)]
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         numbers = [f"{key}{end}" for key in shown for end in ("", "_low", "_high", "_n")]
@@ -254,9 +255,11 @@ def _mean(values: Sequence[float]) -> dict[str, float]:
     return {"mean": sum(values) / len(values), "low": low, "high": high, "n": len(values)}
 
 
-def _interval(score: Mapping[str, float] | None, form: str = ".4g") -> str:
-    if score is None:
+def _interval(key: str, scores: Mapping[str, Mapping[str, float]], sign: str = "") -> str:
+    """A mean with its interval, where there is one."""
+    if key not in scores:
         return "–"
+    score = scores[key]
     if score["n"] < 2:
-        return f"{score['mean']:{form}}"
-    return f"{score['mean']:{form}} [{score['low']:{form}}, {score['high']:{form}}]"
+        return metric(key).number(score["mean"], sign)
+    return metric(key).interval(score["mean"], score["low"], score["high"], sign)

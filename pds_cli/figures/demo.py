@@ -11,60 +11,40 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from omegaconf import OmegaConf
-
-from pds_cli.scripts import check_words, run
+from pds_cli.figures.titles import METHODS
+from pds_cli.scripts import paths, run
 
 EDITS = ("wizard hat", "raise arms", "to robot", "add tree")
-TITLES = {"source": "source", "sds": "SDS", "dds": "DDS", "pds": "PDS", "truth": "ground truth"}
-
-
-def losses(recommended: dict[str, Any]) -> dict[str, Any]:
-    """The three losses at the recommended settings of a backbone."""
-    from pds_cli.losses.dds import DDS
-    from pds_cli.losses.pds import PDS
-    from pds_cli.losses.sds import SDS
-
-    guidance, source = recommended["guidance"], recommended["source_guidance"]
-    return {
-        "sds": SDS(guidance=guidance["sds"]),
-        "dds": DDS(guidance=guidance["dds"], source_guidance=source),
-        "pds": PDS(
-            guidance=guidance["pds"],
-            source_guidance=source,
-            identity=recommended.get("identity", 1.0),
-        ),
-    }
+LOSSES = ("sds", "dds", "pds")
 
 
 def main(argv: Sequence[str]) -> list[Path]:
     """Makes the edits and writes the picture; returns its path."""
     from pds_cli.backbones.embedded import EmbeddedBackbone
-    from pds_cli.benchmarks.toybox import edit_cases, pictures
-    from pds_cli.options.catalogue import conf_dir
+    from pds_cli.benchmarks.methods import method
+    from pds_cli.benchmarks.side_by_side import edit_cases
+    from pds_cli.benchmarks.toybox_scores import pictures
     from pds_cli.pictures.sheets import contact_sheet, save_image
     from pds_cli.runs.folder import RunFolder
     from pds_cli.toybox.cases import all_cases
 
-    check_words(argv, 0, 1, __doc__)
-    out = Path(argv[0] if argv else "outputs/figures/demo.webp")
-    node: Any = OmegaConf.load(conf_dir() / "backbone" / "toybox.yaml")
-    recommended: dict[str, Any] = OmegaConf.to_container(node.recommended)  # type: ignore[assignment]
+    (out,) = paths(argv, ("outputs/figures/demo.webp",), __doc__)
     backbone, cases = EmbeddedBackbone("toybox"), all_cases(edits=EDITS)[::8]
-    columns = {"source": pictures(cases, "source"), "truth": pictures(cases, "target")}
+    columns = {"source": pictures(cases, "source")}
     with tempfile.TemporaryDirectory() as scratch:
-        for name, loss in losses(recommended).items():
-            run = RunFolder(Path(scratch) / name)
-            options = {key: recommended[key] for key in ("steps", "lr", "lr_schedule")}
-            columns[name], _ = edit_cases(cases, backbone, loss, run, **options)
-    images = [columns[name][row] for row in range(len(cases)) for name in TITLES]
+        for name in LOSSES:
+            run, loss = RunFolder(Path(scratch) / name), method(name, [f"loss={name}"])
+            columns[METHODS[name]], _ = edit_cases(
+                cases, backbone, loss.build(), run, **loss.budget
+            )
+    columns["ground truth"] = pictures(cases, "target")
+    images = [column[row] for row in range(len(cases)) for column in columns.values()]
     sheet = contact_sheet(
         images,
-        len(TITLES),
+        len(columns),
         row_labels=[case.prompt for case in cases],
-        column_labels=list(TITLES.values()),
+        column_labels=list(columns),
         tile=160,
     )
     return [save_image(sheet, out)]

@@ -18,16 +18,16 @@ from typing import Any
 
 import numpy as np
 
+from pds_cli.benchmarks.tables import Rows, edited, means
 from pds_cli.errors import UserError
 from pds_cli.files import atomic_path, write_text
 from pds_cli.markdown import table
+from pds_cli.metrics import names
 from pds_cli.pictures.sheets import QUALITY
 from pds_cli.reading import read_json
 from pds_cli.runs import layout
-from pds_cli.scripts import check_words, run
+from pds_cli.scripts import check_words, paths, run
 
-Rows = Mapping[str, Sequence[Mapping[str, float]]]
-"""method → the scores of each of its edits."""
 Points = dict[str, dict[str, float]]
 """method → its mean scores."""
 
@@ -43,12 +43,12 @@ class Panel:
     """One kind of scene.
 
     points: method → its mean scores.
-    fidelity: which score says how well the prompt was followed, and its title.
+    fidelity: which score says how well the prompt was followed.
     """
 
     title: str
     points: Mapping[str, Mapping[str, float]]
-    fidelity: tuple[str, str]
+    fidelity: str
 
 
 def identity(name: str) -> float | None:
@@ -75,15 +75,17 @@ def read(path: Path, target: str = "figure-frontier") -> Any:
         raise UserError(f"{error}: run make {target}") from error
 
 
-def means(rows: Rows) -> Points:
-    """method → score → its mean, for the methods that were edits."""
-    return {
-        name: {
-            key: sum(row[key] for row in found) / len(found) for key in SCORES if key in found[0]
-        }
-        for name, found in rows.items()
-        if name not in ("source", "sources", "true edits")
-    }
+def rows_in(path: Path, target: str = "figure-frontier") -> Rows:
+    """method → its scores, an edit and seed a row, of a benchmark's `results.json`.
+
+    Raises:
+        UserError: they are not there.
+    """
+    found = read(path, target)
+    rows = found.get("rows") if isinstance(found, dict) else None
+    if not isinstance(rows, dict):
+        raise UserError(f"{path} holds no scores by method: run make {target}")
+    return rows
 
 
 SCORES = ("success", "similarity", "lpips_source", "lpips_truth")
@@ -102,15 +104,11 @@ def measured(outputs: Path) -> dict[str, Points]:
         for place in places:
             path = outputs / place / layout.RESULTS
             if path.is_file():
-                numbers = read(path)
-                several = numbers["rows"] if "rows" in numbers else _cases(numbers["results"])
-                found.setdefault(kind, {}).update(means(several))
+                rows = rows_in(path)
+                points = {name: means(rows[name], SCORES) for name in edited(rows)}
+                found.setdefault(kind, {}).update(points)
         found.get(kind, {}).pop("pds", None)  # a point of the dial
     return found
-
-
-def _cases(results: Mapping[str, Any]) -> Rows:
-    return {name: [found["mean"]] for name, found in results.items() if name != "ground truth"}
 
 
 def merged(kept: Mapping[str, Points], new: Mapping[str, Points]) -> dict[str, Points]:
@@ -128,27 +126,24 @@ def merged(kept: Mapping[str, Points], new: Mapping[str, Points]) -> dict[str, P
 
 def panels(numbers: Mapping[str, Points]) -> list[Panel]:
     """What is drawn of `merged`."""
-    names = {"success": "success", "similarity": "icon similarity to the prompt"}
-    found = []
-    for kind, points in numbers.items():
-        score = "similarity" if kind == "drawings" else "success"
-        found.append(Panel(kind, points, (score, names[score])))
-    return found
+    return [
+        Panel(kind, points, "similarity" if kind == "drawings" else "success")
+        for kind, points in numbers.items()
+    ]
 
 
 def panel_table(panel: Panel) -> str:
     """Markdown: the dial, then the other methods."""
-    key, title = panel.fidelity
     truth = any("lpips_truth" in scores for scores in panel.points.values())
-    columns = {key: f"{title} ↑", "lpips_source": "LPIPS to source ↓"}
-    if truth:
-        columns["lpips_truth"] = "LPIPS to truth ↓"
+    columns = [panel.fidelity, "lpips_source", *(["lpips_truth"] if truth else [])]
     rows = []
     for name in _order(panel.points):
         scale = identity(name)
         label = f"PDS, identity {scale:g}" if scale is not None else _label(name)
-        rows.append([label, *(f"{panel.points[name][column]:.3f}" for column in columns)])
-    return table(["method", *columns.values()], rows)
+        rows.append(
+            [label, *(names.metric(key).number(panel.points[name][key]) for key in columns)]
+        )
+    return table(["method", *map(names.title, columns)], rows)
 
 
 def _order(points: Mapping[str, Any]) -> list[str]:
@@ -177,7 +172,7 @@ def draw(found: Sequence[Panel]) -> Any:
                 ax.axis("off")
                 continue
             _draw_panel(ax, panel, score, styles)
-            ax.set(xlabel=title, ylabel=panel.fidelity[1])
+            ax.set(xlabel=title, ylabel=names.metric(panel.fidelity).label)
             ax.margins(y=0.1)
             _root_axis(ax)
             if row == 0:
@@ -219,8 +214,7 @@ def _root(values: Any) -> Any:
 
 
 def _draw_panel(ax: Any, panel: Panel, score: str, styles: Mapping[str, Mapping[str, Any]]) -> None:
-    key = panel.fidelity[0]
-    place = {name: (scores[score], scores[key]) for name, scores in panel.points.items()}
+    place = {name: (scores[score], scores[panel.fidelity]) for name, scores in panel.points.items()}
     dial = [name for name in _order(place) if identity(name) is not None]
     for name, (x, y) in place.items():
         if identity(name) is None:
@@ -247,9 +241,8 @@ def _outer_side(heights: Sequence[float]) -> list[bool]:
 def main(argv: Sequence[str]) -> list[Path]:
     """Writes the numbers, the figure and the tables; returns the paths of the last two."""
     check_words(argv, 0, 3, __doc__)
-    words = [*argv, *("outputs", "outputs/figures")[len(argv) :]]
-    outputs, out = Path(words[0]), Path(words[1])
-    record = Path(words[-1]) / "frontier.json"
+    outputs, out = paths(argv[:2], ("outputs", "outputs/figures"), __doc__)
+    record = (Path(argv[2]) if len(argv) > 2 else out) / "frontier.json"
     kept = read(record) if record.is_file() else {}
     numbers = merged(kept, measured(outputs))
     write_text(out / "frontier.json", json.dumps(numbers, indent=1) + "\n")

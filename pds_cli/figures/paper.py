@@ -19,40 +19,31 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pds_cli.benchmarks.tables import method_table
 from pds_cli.errors import UserError
 from pds_cli.evaluation.table import bootstrap
-from pds_cli.figures.frontier import read
+from pds_cli.figures.frontier import read, rows_in
+from pds_cli.figures.titles import METHODS
 from pds_cli.files import write_text
 from pds_cli.markdown import table
+from pds_cli.metrics.names import metric
 from pds_cli.runs import layout
-from pds_cli.scripts import check_words, run
+from pds_cli.scripts import paths, run
 
 Scores = Mapping[str, Sequence[Mapping[str, float]]]
 """method → one mapping of scores an edit and seed."""
 
-TITLES = {
-    "sds": "SDS",
-    "dds": "DDS",
-    "pds": "PDS",
-    "pds_refined": "PDS, refined",
-    "inversion2nerf": "Inversion2NeRF",
-    "instruct_nerf2nerf": "Instruct-NeRF2NeRF",
-    "sdedit": "SDEdit",
-    "ddim_inversion": "DDIM inversion",
-    "ddpm_inversion": "DDPM inversion",
-    "instruct_pix2pix": "InstructPix2Pix",
-}
-
-
-_TRUTH = {"success": "success ↑", "kept": "kept ↑", "lpips_truth": "LPIPS to truth ↓"}
 COLUMNS = {
-    "image": _TRUTH,
-    "nerf": {**_TRUTH, "consistency": "view consistency, dB ↑", "seconds": "s"},
-    "svg": {"similarity": "icon similarity to prompt ↑", "lpips_source": "LPIPS to source ↓"},
+    "image": ("success", "kept", "lpips_truth"),
+    "nerf": ("success", "kept", "lpips_truth", "consistency", "seconds"),
+    "svg": ("similarity", "lpips_source"),
 }
-"""Part → score → its heading in the part's table."""
+"""Part → the scores of its table."""
 UNLISTED = {"nerf": ("psnr_truth",)}  # scores that only claims are about
 
+KEEPS = "PDS keeps what the prompt does not name better than {}."
+FOLLOWS = "PDS follows the prompt better than {}."
+NEARER = "PDS is nearer to the true edit than {}."
 VERDICTS = ("holds", "holds on average, within the noise", "does not hold")
 
 
@@ -90,9 +81,7 @@ def mean(numbers: Sequence[float]) -> float:
     return sum(numbers) / len(numbers)
 
 
-def paired(
-    scores: Scores, better: str, worse: str, key: str, *, lower: bool = False
-) -> tuple[str, str]:
+def paired(scores: Scores, better: str, worse: str, key: str) -> tuple[str, str]:
     """Is one method better than another in a score, over the same edits and seeds?
 
     Returns:
@@ -104,43 +93,36 @@ def paired(
     differences = [x - y for x, y in zip(a, b, strict=True)]
     low, high = bootstrap(differences)
     centre = mean(differences)
-    if lower:
+    if metric(key).better < 0:
         ahead, sure = centre < 0, high < 0
     else:
         ahead, sure = centre > 0, low > 0
     text = (
-        f"{TITLES[better]} {mean(a):.3f}, {TITLES[worse]} {mean(b):.3f}, "
+        f"{METHODS[better]} {mean(a):.3f}, {METHODS[worse]} {mean(b):.3f}, "
         f"difference {centre:+.3f} [{low:+.3f}, {high:+.3f}]"
     )
     return text, VERDICTS[0 if sure else 1 if ahead else 2]
 
 
 def against(
-    said: str, scores: Scores, better: str, others: Sequence[str], key: str, name: str,
-    *, lower: bool = False,
-) -> list[Claim]:  # fmt: skip
-    """A claim for each of the methods that one is said to be better than."""
+    scores: Scores, said: str, better: str, others: Sequence[str], key: str, name: str = ""
+) -> list[Claim]:
+    """A claim for each of the methods that one is said to be better than.
+
+    name: of the score; empty: that of its metric.
+    """
     claims = []
     for other in others:
-        text, verdict = paired(scores, better, other, key, lower=lower)
-        claims.append(Claim(said.format(TITLES[other]), f"{name}: {text}", verdict))
+        text, verdict = paired(scores, better, other, key)
+        measured = f"{name or metric(key).label}: {text}"
+        claims.append(Claim(said.format(METHODS[other]), measured, verdict))
     return claims
 
 
-def score_table(scores: Scores, keys: Mapping[str, str]) -> str:
+def score_table(scores: Scores, keys: Sequence[str]) -> str:
     """Markdown: a row a method, each score with its interval."""
-    rows = []
-    for method in scores:
-        if method not in TITLES:
-            continue
-        cells = []
-        for key in keys:
-            found = values(scores, method, key)
-            low, high = bootstrap(found)
-            digits = 3 if mean(found) < 10 else 1 if mean(found) < 100 else 0
-            cells.append("{0:.{3}f} [{1:.{3}f}, {2:.{3}f}]".format(mean(found), low, high, digits))
-        rows.append([TITLES[method], *cells])
-    return table(["method", *keys.values()], rows)
+    found = {METHODS[name]: rows for name, rows in scores.items() if name in METHODS}
+    return method_table(found, keys)
 
 
 # ---- the parts ------------------------------------------------------------------------------
@@ -154,17 +136,13 @@ def measured(out: Path) -> dict[str, Scores]:
     """
     found: dict[str, Any] = {}
     for part, target in (("image", "figure-image"), ("nerf", "table-nerf"), ("svg", "table-svg")):
-        results = read(out / part / layout.RESULTS, target)
+        rows = rows_in(out / part / layout.RESULTS, target)
         keys = (*COLUMNS[part], *UNLISTED.get(part, ()))
         try:
-            if part == "image":
-                rows = {k: v["cases"] for k, v in results["results"].items() if "cases" in v}
-            else:
-                rows = results["rows"]
             found[part] = {
                 method: [{key: row[key] for key in keys} for row in rows[method]]
                 for method in rows
-                if method in TITLES
+                if method in METHODS
             }
         except (KeyError, TypeError, AttributeError) as error:
             raise UserError(
@@ -206,15 +184,11 @@ def toy2d(figures: Path) -> Section:
 
 def image(scores: Scores) -> Section:
     """Edits of pictures with a known true edit."""
-    said = "PDS keeps what the prompt does not name better than {}."
-    claims = against(said, scores, "pds", ["sds", "dds"], "kept", "kept")
-    claims += against(
-        "PDS follows the prompt better than {}.", scores, "pds", ["dds"], "success", "success"
-    )
-    claims += against(
-        "PDS is nearer to the true edit than {}.",
-        scores, "pds", ["sds", "dds", "ddpm_inversion"], "lpips_truth", "LPIPS", lower=True,
-    )  # fmt: skip
+    claims = [
+        *against(scores, KEEPS, "pds", ["sds", "dds"], "kept"),
+        *against(scores, FOLLOWS, "pds", ["dds"], "success"),
+        *against(scores, NEARER, "pds", ["sds", "dds", "ddpm_inversion"], "lpips_truth"),
+    ]
     return Section(
         "Pictures",
         "Twelve kinds of edit on eight toy figures, two seeds, 200 steps. *success*: share of "
@@ -226,27 +200,28 @@ def image(scores: Scores) -> Section:
 
 def nerf(scores: Scores) -> list[Section]:
     """Edits of a NeRF, dataset update, and refinement: three figures and a table."""
-    edits = "Four edits of the toy figure, seen from 16 sides, one seed."
-    best = against(
-        "PDS is nearer to the true edit than {}.",
-        scores, "pds", ["sds", "dds"], "lpips_truth", "LPIPS", lower=True,
-    )  # fmt: skip
-    best += against("PDS follows the prompt better than {}.", scores, "pds", ["dds"], "success",
-                    "success")  # fmt: skip
-    best += against("PDS keeps the rest of the scene better than {}.", scores, "pds",
-                    ["sds", "dds"], "kept", "kept")  # fmt: skip
+    best = [
+        *against(scores, NEARER, "pds", ["sds", "dds"], "lpips_truth"),
+        *against(scores, FOLLOWS, "pds", ["dds"], "success"),
+        *against(scores, "PDS keeps the rest of the scene better than {}.",
+                 "pds", ["sds", "dds"], "kept"),
+    ]  # fmt: skip
     others = ["inversion2nerf", "instruct_nerf2nerf"]
-    update = against(
-        "PDS brings about edits of shape that {} does not.",
-        scores, "pds", others, "success", "success",
-    )  # fmt: skip
-    update += against("PDS is nearer to the true edit than {}.", scores, "pds",
-                      others, "lpips_truth", "LPIPS", lower=True)  # fmt: skip
-    refined = _refinement(scores)
+    update = [
+        *against(scores, "PDS brings about edits of shape that {} does not.",
+                 "pds", others, "success"),
+        *against(scores, NEARER, "pds", others, "lpips_truth"),
+    ]  # fmt: skip
+    clean, agree = "Refinement takes artefacts away.", "Refinement makes views agree better."
+    refined = [
+        *against(scores, clean, "pds_refined", ["pds"], "lpips_truth"),
+        *against(scores, clean, "pds_refined", ["pds"], "psnr_truth", "PSNR in dB"),
+        *against(scores, agree, "pds_refined", ["pds"], "consistency", "view consistency in dB"),
+    ]
     rows = score_table(scores, COLUMNS["nerf"])
     return [
-        Section("NeRFs", edits, "figures/paper/nerf.webp", "make figure-nerf table-nerf", rows,
-                best),
+        Section("NeRFs", "Four edits of the toy figure, seen from 16 sides, one seed.",
+                "figures/paper/nerf.webp", "make figure-nerf table-nerf", rows, best),
         Section("NeRFs: iterative dataset update", "The same edits with DDPM inversion as the "
                 "editor (Inversion2NeRF), and with InstructPix2Pix (Instruct-NeRF2NeRF). The "
                 "latter's model was trained on true edits of the toybox "
@@ -258,31 +233,15 @@ def nerf(scores: Scores) -> list[Section]:
     ]  # fmt: skip
 
 
-def _refinement(scores: Scores) -> list[Claim]:
-    claims = []
-    for key, name, lower in (
-        ("lpips_truth", "LPIPS", True),
-        ("psnr_truth", "PSNR in dB", False),
-        ("consistency", "view consistency in dB", False),
-    ):
-        text, verdict = paired(scores, "pds_refined", "pds", key, lower=lower)
-        said = "Refinement takes artefacts away." if key != "consistency" else (
-            "Refinement makes views agree better."
-        )  # fmt: skip
-        claims.append(Claim(said, f"{name}: {text}", verdict))
-    return claims
-
-
 def svg(scores: Scores) -> Section:
     """Edits of drawings."""
-    claims = against(
-        "PDS keeps the drawing better than {}.",
-        scores, "pds", ["sds", "dds"], "lpips_source", "LPIPS to source", lower=True,
-    )  # fmt: skip
-    claims += against(
-        "PDS follows the prompt as well as {}, or better.",
-        scores, "pds", ["sds", "dds"], "similarity", "similarity",
-    )  # fmt: skip
+    others = ["sds", "dds"]
+    claims = [
+        *against(scores, "PDS keeps the drawing better than {}.",
+                 "pds", others, "lpips_source", "LPIPS to source"),
+        *against(scores, "PDS follows the prompt as well as {}, or better.",
+                 "pds", others, "similarity", "similarity"),
+    ]  # fmt: skip
     return Section(
         "Drawings",
         "Twelve edits of open icons, one seed. The similarity is that of our icon model "
@@ -375,9 +334,8 @@ def _overview(sections: Sequence[Section]) -> str:
 
 def main(argv: Sequence[str]) -> list[Path]:
     """Writes the page; returns its path."""
-    check_words(argv, 0, 3, __doc__)
     defaults = ("outputs/paper", "outputs/figures/paper.md", "outputs/figures")
-    out, target, figures = map(Path, (*argv, *defaults[len(argv) :]))
+    out, target, figures = paths(argv, defaults, __doc__)
     scores = measured(out)
     text = page(scores, figures, Path(os.path.relpath(figures, target.parent)).as_posix())
     write_text(figures / "paper" / "numbers.json", json.dumps(scores, indent=1) + "\n")

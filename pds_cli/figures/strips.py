@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 
 from pds_cli.errors import UserError
-from pds_cli.figures.paper import TITLES
+from pds_cli.figures.titles import METHODS
 from pds_cli.pictures.pillow import open_image
 from pds_cli.pictures.sheets import contact_sheet, save_image
 from pds_cli.reading import read_json
@@ -36,7 +36,7 @@ def write_strips(out: Path, bench: Path, methods: Sequence[str]) -> Path:
         raise UserError(f"{bench} holds no finished benchmark ({error})") from error
     rows: list[tuple[str, Path]] = []
     for edit in edits:
-        mine = [(TITLES.get(m, m), bench / edit / f"{m}.png") for m in methods]
+        mine = [(METHODS.get(m, m), bench / edit / f"{m}.png") for m in methods]
         mine = [(title, path) for title, path in mine if path.is_file()]
         if mine:
             words = edit.replace("_", " ")

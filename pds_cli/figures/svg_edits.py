@@ -13,10 +13,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from pds_cli.scripts import check_words, run
+from pds_cli.figures.titles import METHODS
+from pds_cli.scripts import paths, run
 
-METHODS = ("sds", "dds", "pds")
-TITLES = {"sds": "SDS", "dds": "DDS", "pds": "PDS"}
+LOSSES = ("sds", "dds", "pds")
 SIDE = 144
 FEW = 4
 
@@ -31,9 +31,9 @@ def tiles(bench: Path) -> list[tuple[list[Tensor], list[str]]]:
 
     found = []
     for edit in EDITS:
-        folders = [bench / edit.name.replace(" ", "_") / method for method in METHODS]
+        folders = [bench / edit.name.replace(" ", "_") / method for method in LOSSES]
         pictures = [shown(folders[0], "source"), *(shown(f, "result") for f in folders)]
-        found.append((pictures, [edit.prompt, *(TITLES[method] for method in METHODS)]))
+        found.append((pictures, [edit.prompt, *(METHODS[method] for method in LOSSES)]))
     return found
 
 
@@ -41,15 +41,13 @@ def main(argv: Sequence[str]) -> list[Path]:
     """Writes `svg_edits.webp` (all) and `svg_four.webp` (the first four); returns their paths."""
     from pds_cli.pictures.sheets import contact_sheet, save_image
 
-    check_words(argv, 0, 2, __doc__)
-    bench = Path(argv[0] if argv else "outputs/bench/icon_edits")
-    out = Path(argv[1] if len(argv) > 1 else "outputs/figures")
+    bench, out = paths(argv, ("outputs/bench/icon_edits", "outputs/figures"), __doc__)
     found = tiles(bench)
     written = []
     for name, rows in (("svg_edits.webp", found), ("svg_four.webp", found[:FEW])):
         pictures = [picture for row, _ in rows for picture in row]
         labels = [label for _, row in rows for label in row]
-        sheet = contact_sheet(pictures, 2 * (1 + len(METHODS)), labels)
+        sheet = contact_sheet(pictures, 2 * (1 + len(LOSSES)), labels)
         written.append(save_image(sheet, out / name))
     return written
 

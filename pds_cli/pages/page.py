@@ -1,4 +1,4 @@
-"""What both pages share: the template engine, pictures as data: URIs, and the metrics' meaning."""
+"""What both pages share: the template engine, pictures as data: URIs, and how numbers are said."""
 
 from __future__ import annotations
 
@@ -23,54 +23,6 @@ from pds_cli.runs.differences import clean, shown
 TEMPLATES = Path(__file__).parent / "templates"
 SMALL = 160  # renders up to this many pixels are enlarged on the page
 PASSED_ON = 4_000_000  # a PNG or GIF of up to this many bytes is embedded as it is
-
-
-@dataclass(frozen=True)
-class Meaning:
-    """What a metric's name stands for. better: +1 higher, -1 lower, 0 unknown."""
-
-    label: str
-    better: int
-    text: str
-
-    @property
-    def arrow(self) -> str:
-        return {1: "↑", -1: "↓"}.get(self.better, "")
-
-
-MEANINGS = {
-    "psnr": Meaning("PSNR", 1, "closeness pixel by pixel, in decibels"),
-    "ssim": Meaning("SSIM", 1, "closeness of local structure; 1 means equal"),
-    "lpips": Meaning("LPIPS", -1, "difference as a vision network sees it; 0 means equal"),
-    "mse": Meaning("MSE", -1, "mean squared difference of the pixels"),
-    "clip_direction": Meaning(
-        "CLIP direction", 1, "whether the picture changed the way the words did, by CLIP"
-    ),
-    "clip": Meaning("CLIP", 1, "how well the picture fits the prompt, by CLIP"),
-    "success": Meaning("Success", 1, "share of edits that reached the wanted attribute"),
-    "kept": Meaning("Kept", 1, "share of the other attributes that stayed as they were"),
-}
-REFERENCES = {
-    "source": "Against the source: how much was kept (no edit at all scores best)",
-    "truth": "Against the true edit: how close the result came to it",
-}
-
-
-def metric_parts(name: str) -> tuple[str, str]:
-    """Split `psnr_truth` into `psnr` and `truth`; a name without one gives an empty one."""
-    base, _, reference = name.rpartition("_")
-    return (base, reference) if base and reference in REFERENCES else (name, "")
-
-
-def meaning(name: str) -> Meaning:
-    """The meaning of a metric by its full name; unknown names have no direction."""
-    base = metric_parts(name)[0].lower()
-    for known in sorted(MEANINGS, key=len, reverse=True):
-        if base == known or base.startswith(known + "_"):
-            rest = base[len(known) + 1 :].replace("_", " ")
-            found = MEANINGS[known]
-            return Meaning(f"{found.label} {rest}".strip(), found.better, found.text)
-    return Meaning(base.replace("_", " "), 0, "")
 
 
 def precise(value: float | None) -> str:

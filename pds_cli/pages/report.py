@@ -8,16 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from pds_cli.files import write_text
+from pds_cli.metrics import names
 from pds_cli.pages.charts import Chart, build_chart
 from pds_cli.pages.page import (
-    REFERENCES,
-    Meaning,
     Picture,
     animation,
     duration,
     file_size,
-    meaning,
-    metric_parts,
     picture,
     render,
 )
@@ -58,7 +55,7 @@ class ViewPanel:
 class MetricRow:
     """One metric with its values against each reference."""
 
-    meaning: Meaning
+    meaning: names.Metric
     values: dict[str, float | None]
 
 
@@ -92,7 +89,7 @@ def report_html(run: RunRecord) -> str:
         views_left_out=max(0, len(run.views) - MOST_VIEWS),
         rows=rows,
         references=references,
-        reference_texts=REFERENCES,
+        reference_texts=names.REFERENCES,
         charts=charts,
         config_text=clean(run.config_text),
         environment=[(key, shown(value)) for key, value in flatten(run.environment).items()],
@@ -183,7 +180,7 @@ def metric_rows(metrics: dict[str, float | None]) -> tuple[list[MetricRow], list
     rows: dict[str, MetricRow] = {}
     seen: set[str] = set()
     for name, value in metrics.items():
-        base, reference = metric_parts(name)
-        rows.setdefault(base, MetricRow(meaning(name), {})).values[reference] = value
+        base, reference = names.parts(name)
+        rows.setdefault(base, MetricRow(names.metric(name), {})).values[reference] = value
         seen.add(reference)
     return list(rows.values()), [r for r in ("", "truth", "source") if r in seen]

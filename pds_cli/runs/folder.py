@@ -197,25 +197,6 @@ class RunFolder:
         return path
 
 
-def check_seeds(seeds: int) -> None:
-    """Refuses a benchmark without a seed.
-
-    Raises:
-        UserError: it has none.
-    """
-    if seeds < 1:
-        raise UserError(f"benchmark.seeds={seeds} must be at least 1")
-
-
-def seed_folder(place: Path, number: int) -> Path:
-    """Where a benchmark's edit under its number-th seed is: the first in `place` itself.
-
-    >>> seed_folder(Path("bench/pds"), 2).as_posix()
-    'bench/pds/seed_2'
-    """
-    return place if number == 0 else place / f"seed_{number}"
-
-
 def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _finite(v) for k, v in value.items()}

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from pds_cli.drawings.drawing import Drawing, read_drawing
+from pds_cli.drawings.drawing import Drawing
+from pds_cli.drawings.reading import read_drawing
 from pds_cli.errors import UserError
 from pds_cli.scenes.base import Scene
 from pds_cli.views.view import View

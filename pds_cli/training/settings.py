@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +46,30 @@ def resolved(cfg: DictConfig) -> DictConfig:
     cfg = copy.deepcopy(cfg)
     if cfg.init is not None and not cfg.resume:
         begin_at(cfg)
-    _check_foreign(cfg)
     if cfg.resume and OmegaConf.is_missing(cfg, "prompt"):
         cfg.prompt = ""  # the run that goes on has one
-    recommended = _recommended(cfg)
+    representation = chosen(init=None if cfg.resume else cfg.init)["representation"]
+    return with_recommended(cfg, {"loss": choice("loss"), "representation": representation})
+
+
+def with_recommended(cfg: DictConfig, options: Mapping[str, str]) -> DictConfig:
+    """The resolved config, with the backbone's recommendations where nothing was said.
+
+    Args:
+        cfg: of `pds edit`; it is changed.
+        options: of the groups loss and representation, those that were chosen.
+
+    Raises:
+        UserError: a part from outside does not know a key.
+    """
+    _check_foreign(cfg)
+    recommended = _recommended(cfg, options["representation"])
     for key, default in DEFAULTS.items():
         if cfg[key] is None:
-            value = recommended.get(key, default)
-            cfg[key] = _of_loss(value, cfg, default) if isinstance(value, DictConfig) else value
+            found = recommended.get(key, default)
+            if isinstance(found, DictConfig):
+                found = _of_loss(found, cfg, options["loss"], default)
+            cfg[key] = found
     for key in ("guidance", "source_guidance"):
         if key in cfg.loss and cfg.loss[key] is None:
             cfg.loss[key] = cfg[key]
@@ -85,14 +102,14 @@ def _check_foreign(cfg: DictConfig) -> None:
                 node[key] = None  # filled in where a loss's YAML has them, too
 
 
-def _of_loss(values: DictConfig, cfg: DictConfig, default: Any) -> Any:
+def _of_loss(values: DictConfig, cfg: DictConfig, option: str, default: Any) -> Any:
     """What is recommended for the chosen loss, else for the loss that it is an option of."""
     module = str(cfg.loss.get("_target_", "")).split(".")[-2:-1]
-    return next((values[name] for name in (choice("loss"), *module) if name in values), default)
+    return next((values[name] for name in (option, *module) if name in values), default)
 
 
-def _recommended(cfg: DictConfig) -> DictConfig | dict[str, Any]:
-    """What the backbone recommends for the chosen representation.
+def _recommended(cfg: DictConfig, option: str) -> DictConfig | dict[str, Any]:
+    """What the backbone recommends for the representation, by its option.
 
     Keys under the representation's name, its option's or its class's `word`, replace those beside
     it, in `cfg` too, where other settings refer to them.
@@ -100,7 +117,6 @@ def _recommended(cfg: DictConfig) -> DictConfig | dict[str, Any]:
     found = OmegaConf.select(cfg, "backbone.recommended")
     if not isinstance(found, DictConfig):
         return {}
-    option = chosen(init=None if cfg.resume else cfg.init)["representation"]
     names = (option, _word(cfg)) if found else ()
     particular = next((found[n] for n in names if isinstance(found.get(n), DictConfig)), None)
     if particular is not None:

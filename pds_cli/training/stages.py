@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from omegaconf import DictConfig
 
@@ -73,7 +72,9 @@ def _objective(cfg: DictConfig, parts: Parts, prompts: Prompts) -> Objective:
     """A loss, an editor on its own, or what the group `loss` has that is an objective itself."""
     allow = list(cfg.allow_modules)
     built = (parts.scene, parts.representation, parts.backbone)
-    editor = _editor(cfg, prompts)
+    editor = configured_editor(cfg)
+    if editor is not None:
+        editor.begin(**prompts.words)
     if issubclass(check_target("loss", cfg.loss._target_, allow), Objective):
         given = (*built, editor, prompts.tgt, prompts.src)
         return instantiate("loss", cfg.loss, *given, seed=cfg.seed, allow_modules=allow)
@@ -85,13 +86,18 @@ def _objective(cfg: DictConfig, parts: Parts, prompts: Prompts) -> Objective:
     return EditObjective(*built, loss, prompts.tgt, prompts.src, **options)
 
 
-def _editor(cfg: DictConfig, prompts: Prompts) -> Editor | None:
-    """What the config group `editor` describes; None for `editor=none`."""
+def configured_editor(cfg: DictConfig) -> Editor | None:
+    """What the config group `editor` describes; None for `editor=none`.
+
+    Raises:
+        UserError: a dial of an editor without one.
+    """
     node = cfg.editor
     if node is None:
         return None
     if node._target_ is not None:
-        return _begun(node, cfg, prompts)
+        editor: Editor = instantiate("editor", node, allow_modules=list(cfg.allow_modules))
+        return editor
     for key in ("steps", "guidance", "strength"):
         if node[key] is not None:
             raise UserError(
@@ -99,12 +105,6 @@ def _editor(cfg: DictConfig, prompts: Prompts) -> Editor | None:
                 f"is {key}=… alone"
             )
     return None
-
-
-def _begun(node: Any, cfg: DictConfig, prompts: Prompts) -> Editor:
-    editor: Editor = instantiate("editor", node, allow_modules=list(cfg.allow_modules))
-    editor.begin(**prompts.words)
-    return editor
 
 
 def refine_stage(cfg: DictConfig, parts: Parts, prompts: Prompts) -> Stage | None:
@@ -116,11 +116,13 @@ def refine_stage(cfg: DictConfig, parts: Parts, prompts: Prompts) -> Stage | Non
     node = cfg.refine
     if node is None or node.editor is None:
         return None
+    editor: Editor = instantiate("editor", node.editor, allow_modules=list(cfg.allow_modules))
+    editor.begin(**prompts.words)
     objective = DatasetUpdateObjective(
         parts.scene,
         parts.representation,
         parts.backbone,
-        _begun(node.editor, cfg, prompts),
+        editor,
         prompts.tgt,
         prompts.src,
         every=node.every,

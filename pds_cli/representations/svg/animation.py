@@ -8,8 +8,9 @@ import numpy as np
 from lxml import etree
 
 from pds_cli.drawings.document import SVG
-from pds_cli.drawings.drawing import Drawing, hex_color
+from pds_cli.drawings.drawing import Drawing
 from pds_cli.drawings.outline import path_data
+from pds_cli.drawings.values import hex_color
 
 SECONDS = 3.0
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from pds_cli.backbones.base import Backbone
-from pds_cli.drawings.drawing import write_drawing
 from pds_cli.drawings.rasterise import Numbers, compiled, rasterise
+from pds_cli.drawings.writing import write_drawing
 from pds_cli.errors import UserError
 from pds_cli.files import atomic_path
 from pds_cli.kernels import raster

@@ -1,0 +1,161 @@
+"""Many pictures edited side by side: the latents of toy figures as one batch, in one trainer."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pds_cli.backbones.base import Backbone
+from pds_cli.benchmarks.toybox_scores import pictures
+from pds_cli.editors.base import Editor
+from pds_cli.losses.base import Loss
+from pds_cli.pictures.sheets import contact_sheet, save_image
+from pds_cli.representations.base import Representation
+from pds_cli.runs.checkpoint import load_checkpoint, save_checkpoint
+from pds_cli.runs.folder import RunFolder
+from pds_cli.runs.record import number as as_number
+from pds_cli.scenes.base import Scene
+from pds_cli.seeds import step_generator
+from pds_cli.toybox.cases import Case
+from pds_cli.training.distillation import EditObjective
+from pds_cli.training.trainer import Stage, Trainer
+from pds_cli.views.view import View
+
+
+class _Batch(Scene):
+    """Many cases as one scene without a picture of its own."""
+
+    source_prompt = ""
+
+    @property
+    def views(self) -> Sequence[View]:
+        return [View("cases")]
+
+
+class LatentBatch(Representation):
+    """Independent latents θ [N,C,h,w], edited side by side.
+
+    Adam works on each element alone, so N edits in a batch are N edits one by one.
+    """
+
+    initial: Tensor
+
+    def __init__(self, x0: Tensor, backbone: Backbone) -> None:
+        super().__init__()
+        self._backbone = [backbone]
+        self.register_buffer("initial", x0.clone())
+        self.theta = torch.nn.Parameter(x0.clone())
+
+    def render(self, view: View) -> Tensor:
+        """The first image [1,3,H,W] in [0,1]."""
+        return self.images()[:1]
+
+    def images(self) -> Tensor:
+        """All images [N,3,H,W] in [0,1]."""
+        return self._backbone[0].decode_latent(self.theta).clamp(0, 1)
+
+    def render_latent(self, view: View) -> Tensor:
+        return self.theta
+
+    def source_latent(self, view: View) -> Tensor:
+        return self.initial
+
+    def export(self, folder: Path) -> list[Path]:
+        sheet = contact_sheet(list(self.images().detach()), 8)
+        return [save_image(sheet, folder / "images.png")]
+
+
+def edit_cases(
+    cases: Sequence[Case],
+    backbone: Backbone,
+    method: Loss | Editor,
+    run: RunFolder,
+    *,
+    key: Mapping[str, Any] | None = None,
+    chunk: int = 24,
+    **options: Any,
+) -> tuple[Tensor, float]:
+    """Edits every case with one method; returns the images [N,3,64,64] in [0,1] and the seconds.
+
+    Chunks are independent runs of the trainer in `run.path/<number>`. With a `key` (what the
+    result depends on, beside cases and options) a chunk that an interrupted run left there is
+    taken over when its key is the same.
+    """
+    edited, seconds = [], 0.0
+    for first in range(0, len(cases), chunk):
+        part = cases[first : first + chunk]
+        folder = RunFolder(run.path / f"{first:03d}")
+        meta = {"key": key, "options": options, "cases": [repr(case) for case in part]}
+        meta = json.loads(json.dumps(meta, default=str))
+        images, took = _left(folder, meta) if key is not None else (None, 0.0)
+        if images is None:
+            started = time.monotonic()
+            if isinstance(method, Editor):
+                images = _redraw_chunk(part, backbone, method, seed=options.get("seed", 0))
+            else:
+                images = _edit_chunk(part, backbone, method, folder, **options)
+            took = time.monotonic() - started
+            if key is not None:
+                save_checkpoint(folder.checkpoint, {"images": images}, {**meta, "seconds": took})
+        edited.append(images)
+        seconds += took
+    return torch.cat(edited), seconds
+
+
+def _left(folder: RunFolder, meta: Mapping[str, Any]) -> tuple[Tensor | None, float]:
+    """The images of a chunk that is done already, and the seconds it took."""
+    if not folder.checkpoint.is_file():
+        return None, 0.0
+    tensors, found = load_checkpoint(folder.checkpoint)
+    seconds = as_number(found.pop("seconds", 0.0)) or 0.0
+    return (tensors.get("images"), seconds) if found == meta else (None, 0.0)
+
+
+def _edit_chunk(
+    cases: Sequence[Case],
+    backbone: Backbone,
+    loss: Loss,
+    folder: RunFolder,
+    *,
+    steps: int,
+    lr: float,
+    seed: int = 0,
+    lr_schedule: str = "constant",
+) -> Tensor:
+    sources = pictures(cases, "source").to(backbone.device)
+    with torch.no_grad():
+        batch = LatentBatch(backbone.encode_image(sources), backbone)
+    prompts = [case.prompt for case in cases], [case.source_prompt for case in cases]
+    loss.begin(backbone, prompt=prompts[0], source=prompts[1])
+    texts = [backbone.encode_prompt(words) for words in prompts]
+    objective = EditObjective(_Batch(), batch, backbone, loss, *texts)
+    stage = Stage(
+        "edit",
+        objective,
+        steps,
+        lambda groups: torch.optim.Adam(groups, lr=lr),
+        schedule=lr_schedule,
+    )
+    trainer = Trainer([stage], folder, seed=seed, checkpoint_every=0, log_every=10)
+    if trainer.run() != "done":
+        raise KeyboardInterrupt  # what is half edited must not be taken for a result
+    with torch.no_grad():
+        return batch.images().cpu()
+
+
+def _redraw_chunk(
+    cases: Sequence[Case], backbone: Backbone, editor: Editor, *, seed: int
+) -> Tensor:
+    """What an editor makes of each case, without a loss."""
+    sources = pictures(cases, "source").to(backbone.device)
+    prompts = [[getattr(case, name) for case in cases] for name in ("prompt", "source_prompt")]
+    editor.begin(prompt=prompts[0], source=prompts[1])
+    texts = [backbone.encode_prompt(words) for words in prompts]
+    generator = step_generator(seed, "editor", 0)
+    return editor.edit(backbone, sources, sources, *texts, generator=generator).cpu()
