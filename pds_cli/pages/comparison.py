@@ -14,6 +14,7 @@ from pds_cli.pages.metric_table import Table
 from pds_cli.pages.page import Picture, duration, picture, render
 from pds_cli.pages.plan import Plan, make_plan
 from pds_cli.pictures import sheets
+from pds_cli.runs import layout
 from pds_cli.runs.differences import Settings, all_settings, clean, group_labels, shown
 from pds_cli.runs.record import RunRecord, number, read_run
 
@@ -36,7 +37,7 @@ def write_comparison(
     if not runs:
         raise UserError("there is nothing to compare: name at least one run folder")
     out = Path(out)
-    page = out if out.suffix.lower() in (".html", ".htm") else out / "comparison.html"
+    page = out if out.suffix.lower() in (".html", ".htm") else out / layout.COMPARISON
     unique = {Path(path).resolve(): Path(path) for path in runs}
     records = [read_run(path) for path in unique.values()]
     placed = [run for run in records if run.config]
@@ -46,7 +47,7 @@ def write_comparison(
     table = Table(records, settings, plan, page.parent)
     heading = title or _heading(records)
     sheets.save_image(grid_image(grid, heading), page.with_name("grid.png"))
-    write_text(page.with_name("table.md"), table.markdown(heading))
+    write_text(page.with_name(layout.TABLE), table.markdown(heading))
     return write_text(page, _html(records, placed, settings, plan, grid, table, heading))
 
 

@@ -13,6 +13,7 @@ from pds_cli.metrics import names
 from pds_cli.pages.page import Picture, picture, precise, relative_link
 from pds_cli.pages.plan import Plan
 from pds_cli.pictures import sheets
+from pds_cli.runs import layout
 from pds_cli.runs.differences import Settings, axis_positions, clean, position, value_text
 from pds_cli.runs.record import RunRecord
 
@@ -152,7 +153,7 @@ def make_cell(run: RunRecord, captions: Sequence[str], folder: Path) -> Cell:
         if found := picture(path, THUMBNAIL):
             image, note = path, text
             break
-    report = run.path / "report.html"
+    report = run.path / layout.REPORT
     link = relative_link(report, folder) if report.is_file() else None
     metrics = run.metrics
     shown_metrics = [(names.metric(n).label, precise(metrics[n])) for n in captions if n in metrics]

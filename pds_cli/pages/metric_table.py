@@ -12,6 +12,7 @@ from pds_cli.markdown import literal, table
 from pds_cli.metrics import names
 from pds_cli.pages.page import duration, precise, relative_link
 from pds_cli.pages.plan import Plan
+from pds_cli.runs import layout
 from pds_cli.runs.differences import MISSING, PLAIN, Settings, canonical, clean, edit_of, shown
 from pds_cli.runs.record import RunRecord, number
 
@@ -141,7 +142,7 @@ class Table:
 
     def _line(self, run: RunRecord) -> list[Entry]:
         node = self.settings.get(id(run), {})
-        report = run.path / "report.html"
+        report = run.path / layout.REPORT
         link = relative_link(report, self.folder) if report.is_file() else None
         entries = [] if self.keys else [Entry(clean(run.path.resolve().name), run.path.name)]
         for key in self.keys:
