@@ -39,7 +39,7 @@ from pds_cli.options.catalogue import catalogue, conf_dir, config_path
 from pds_cli.options.checks import validate
 from pds_cli.options.job import run_folder
 from pds_cli.options.ranges import shown
-from pds_cli.overrides import CommandLine, job_count, read_command_line
+from pds_cli.overrides import CommandLine, job_count, read_command_line, settle_groups
 from pds_cli.runs.outputs import Folders, sweep_words
 from pds_cli.runs.ownership import (
     CARD,
@@ -224,7 +224,7 @@ def call(name: str, overrides: Sequence[str]) -> Path:
     """
     verb = import_module(f"pds_cli.verbs.{name}")
     job, line = CalledJob(name, verb.CONFIG), CommandLine(overrides=list(overrides))
-    _check_config_dirs(line)
+    _offered(line)
     _carry_out(name, verb, job, line, [])
     assert job.folder is not None
     return job.folder
@@ -283,20 +283,24 @@ class SweepRecorder(Callback):
 
 def _configured(name: str, verb: ModuleType, argv: list[str]) -> int:
     line = read_command_line(argv, getattr(verb, "POSITIONAL", None))
-    _check_config_dirs(line)
+    groups = _offered(line)
     if line.sweep and not line.showing:
-        jobs = job_count(line.overrides, catalogue(line.config_dirs))
+        jobs = job_count(line.overrides, groups)
         if jobs is not None:  # composing them takes a while, and this says so
             print(f"pds {name}: {jobs:,} job{'s' * (jobs != 1)}", flush=True)
     return _carry_out(name, verb, Job(name, verb.CONFIG), line, argv)
 
 
-def _check_config_dirs(line: CommandLine) -> None:
+def _offered(line: CommandLine) -> dict[str, dict[str, str]]:
+    """The groups with their options, once the line was seen to choose among them."""
     for folder in line.config_dirs:
         if not folder.is_dir():
             raise UserError(
                 f"{folder} is not a folder: --config-dir and hydra.searchpath name ones of groups."
             )
+    groups = catalogue(line.config_dirs)
+    settle_groups(line, groups)
+    return groups
 
 
 def _carry_out(

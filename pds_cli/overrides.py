@@ -30,6 +30,7 @@ from hydra.errors import HydraException
 
 from pds_cli.errors import UserError
 from pds_cli.instantiate import escape_text
+from pds_cli.options.catalogue import is_hidden, no_such_option
 from pds_cli.options.ranges import shown
 
 MOST_JOBS = 10_000  # of a sweep: Hydra composes each twice, and takes some 0.2 s for it
@@ -340,6 +341,37 @@ def prompts_in(path: Path) -> list[str]:
     if "\0" in text or not texts:
         raise UserError(f"{said} holds {'no text' if texts else 'nothing'}: a line is a prompt.")
     return texts
+
+
+def settle_groups(line: CommandLine, groups: Mapping[str, Iterable[str]]) -> None:
+    """Keeps the words about groups to the options that are offered.
+
+    Args:
+        groups: group → its options; parts of options, such as `_common`, are none.
+
+    Raises:
+        UserError: a word chooses such a part.
+    """
+    line.overrides = [_settled(word, groups, line.sweep) for word in line.overrides]
+
+
+def _settled(word: str, groups: Mapping[str, Iterable[str]], sweep: bool) -> str:
+    """The word, with `glob(…)` of a sweep written out: Hydra's own would find hidden parts too."""
+    group = word.lstrip("+").partition("=")[0]
+    if group not in groups:
+        return word
+    try:
+        value = OverridesParser.create().parse_override(word).value()
+    except HydraException:
+        return word  # Hydra meets it again, where it can be explained
+    if isinstance(value, Glob):
+        names = value.filter(list(groups[group]))
+        return f"{group}={','.join(names)}" if sweep and names else word
+    for item in value.list if isinstance(value, ChoiceSweep) else [value]:
+        name = item.text if isinstance(item, QuotedString) else str(item)
+        if is_hidden(name):
+            raise UserError(no_such_option(group, name, list(groups[group])))
+    return word
 
 
 def job_count(overrides: Sequence[str], groups: Mapping[str, Iterable[str]]) -> int | None:

@@ -120,11 +120,23 @@ def test_version_and_info(pds: Callable, verb: Callable) -> None:
 def test_list_shows_each_option_with_its_description(pds: Callable) -> None:
     answer = pds("list", "loss")
     assert answer.code == 0
-    for path in (conf_dir() / "loss").glob("*.yaml"):
+    for path in (conf_dir() / "loss").glob("[a-z]*.yaml"):
         description = path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
         assert re.search(rf"  {path.stem} +{re.escape(description)}", answer.out)
     everything = pds("list").out
     assert "sample" in everything and "optimizer" in everything and "schema" not in everything
+
+
+def test_parts_of_options_are_no_options(pds: Callable, verb: Callable) -> None:
+    verb("fake", DUMP)
+    assert "_common" not in pds("list").out + pds("fake", "--help").out
+    for words in (["loss=_common"], ["-m", "loss=pds,_common"], ["+loss='_common'"]):
+        answer = pds("fake", "prompt=x", *words)
+        assert answer.code == 2 and "loss=_common does not exist. loss can be cds, " in answer.err
+        assert "_common, " not in answer.err.partition(" can be ")[2]
+    assert "3 jobs" in pds("fake", "-m", "prompt=x", "loss=glob(*_*)").out
+    targets = [got(folder)["loss"]["_target_"].rpartition(".")[2] for folder in run_folders()]
+    assert sorted(targets) == ["DatasetUpdateObjective", "PDS", "SDSBridge"]
 
 
 def test_list_answers_a_wrong_group(pds: Callable) -> None:

@@ -15,7 +15,7 @@ from hydra import compose, initialize_config_dir
 
 from pds_cli.errors import UserError
 from pds_cli.labels import LabelledStream
-from pds_cli.options.catalogue import catalogue, conf_dir
+from pds_cli.options.catalogue import catalogue, conf_dir, shipped_targets
 from pds_cli.overrides import MOST_JOBS, job_count, literal_prompt, read_command_line
 from pds_cli.training.unused import NO_SOURCE, remarks
 
@@ -230,8 +230,7 @@ def test_a_word_with_effect_is_not_remarked(words: list[str]) -> None:
 def test_the_table_of_losses_without_a_source_branch_is_the_losses_own() -> None:
     from pds_cli.losses import base
 
-    for path in (conf_dir() / "loss").glob("*.yaml"):
-        target = yaml.safe_load(path.read_text(encoding="utf-8"))["_target_"]
+    for target in shipped_targets("loss"):
         module, name = target.rsplit(".", 1)
         found = getattr(__import__(module, fromlist=[name]), name)
         if issubclass(found, base.Loss):

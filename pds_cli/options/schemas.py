@@ -657,7 +657,6 @@ GROUP_SCHEMAS: dict[str, type] = {
     "loss/sds": LossConf,
     "loss/dds": LossConf,
     "loss/pds": PDSConf,
-    "loss/pds_plus": PDSConf,
     "loss/csd": CSDConf,
     "loss/nfsd": NFSDConf,
     "loss/sds_bridge": SDSBridgeConf,
@@ -677,17 +676,10 @@ GROUP_SCHEMAS: dict[str, type] = {
     "scene/figurine2d": FigurineSceneConf,
     "scene/image": ImageSceneConf,
     "scene/svg": SVGSceneConf,
-    "scene/cat_icon": SVGSceneConf,
     "scene/toy2d": Toy2DSceneConf,
     "scene/blender": BlenderSceneConf,
     "scene/colmap": ColmapSceneConf,
-    **dict.fromkeys(
-        (
-            *("scene/nerfstudio", "scene/capture", "scene/fangzhou", "scene/yuseung"),
-            *("scene/person", "scene/face", "scene/bear", "scene/farm", "scene/campsite"),
-        ),
-        NerfstudioSceneConf,
-    ),
+    "scene/nerfstudio": NerfstudioSceneConf,
     "representation/nerf": NeRFConf,
     "representation/image": ImageRepresentationConf,
     "representation/svg": SVGConf,
@@ -695,9 +687,7 @@ GROUP_SCHEMAS: dict[str, type] = {
     "backbone/mixture": MixtureConf,
     "backbone/toybox": EmbeddedConf,
     "backbone/emoji": EmbeddedConf,
-    **dict.fromkeys(
-        ("backbone/sd15", "backbone/sd21", "backbone/sdxl", "backbone/local"), StableDiffusionConf
-    ),
+    "backbone/stable_diffusion": StableDiffusionConf,
     "optimizer/adam": AdamConf,
     "optimizer/adamw": AdamConf,
     "optimizer/sgd": SGDConf,
