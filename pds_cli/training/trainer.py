@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from pds_cli.errors import UserError
+from pds_cli.options.verbs import LR_SCHEDULES as SCHEDULES
 from pds_cli.progress import Progress
 from pds_cli.runs.checkpoint import (
     check_state,
@@ -35,8 +36,6 @@ from pds_cli.runs.checkpoint import (
 from pds_cli.runs.folder import RunFolder
 from pds_cli.runs.record import number
 from pds_cli.seeds import step_generator
-
-SCHEDULES = ("constant", "linear", "cosine")
 
 
 class Objective(ABC):

@@ -15,6 +15,7 @@ from torch import Tensor
 from pds_cli.backbones.base import Backbone, resolve_device
 from pds_cli.errors import UserError, check_choice
 from pds_cli.files import write_text
+from pds_cli.options.representations import NERF_BACKGROUNDS as BACKGROUNDS
 from pds_cli.pictures.files import resize
 from pds_cli.reading import read_json
 from pds_cli.representations.base import FitSettings, Representation
@@ -28,7 +29,6 @@ from pds_cli.views.cameras import Camera
 from pds_cli.views.poses import Similarity
 from pds_cli.views.view import Region, Rendering, View
 
-BACKGROUNDS = ("learned", "white", "black", "random")
 _SPARSE = 0.2  # share of occupied cells up to which a step of the fit takes all its rays
 _SPREAD = 1024  # rays of a step whose spread light `distortion` weighs
 _DARK = 1e-3  # samples that receive less of their ray's light than this are left out
@@ -106,7 +106,7 @@ class NeRF(Representation):
         *,
         grid: Mapping[str, Any] | None = None,
         encoding: str = "auto",
-        hidden: int = 64,
+        hidden: int = 32,
         sh_degree: int = 2,
         density_bias: float = -2.0,
         appearance: bool = False,
@@ -117,7 +117,7 @@ class NeRF(Representation):
         explore: float = 0.0,
         density_growth: float = 0.0,
         distortion: float = 0.0,
-        fit_distortion: float = 0.0,
+        fit_distortion: float = 0.005,
         update_every: int = 16,
         rays: int = 4096,
         chunk: int = 8192,
