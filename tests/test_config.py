@@ -110,11 +110,9 @@ def test_a_class_and_its_yaml_agree_on_every_default(option: str) -> None:
     if group == "refine" or node.get("_target_") is None:
         return  # a stage has no class, and its editor's values are its own
     said = dict(defaults(check_target(group, node.pop("_target_")), node))
-    for key, (yaml_value, default) in said.items():
+    for key, (value, default) in said.items():
         if not {(option, key), (f"{group}/*", key)} & OWN_VALUES:
-            assert yaml_value == default, (
-                f"{option}: {key} is {yaml_value}, and {default} in Python"
-            )
+            assert value == default, f"{option}: {key} is {value}, and {default} in Python"
 
 
 def test_what_a_class_and_its_yaml_disagree_on_is_named_for_a_reason() -> None:
@@ -133,12 +131,8 @@ def defaults(target: type, node: dict[str, Any]) -> Iterator[tuple[str, tuple[An
             for inner, pair in defaults(parts[key], node[key]):
                 yield f"{key}.{inner}", pair
         elif key in node and parameter.default is not parameter.empty:
-            yield (
-                key,
-                tuple(
-                    list(v) if isinstance(v, tuple) else v for v in (node[key], parameter.default)
-                ),
-            )
+            default = parameter.default
+            yield key, (node[key], list(default) if isinstance(default, tuple) else default)
 
 
 @pytest.mark.parametrize("name", sorted(catalogue()["loss"]))
