@@ -282,7 +282,7 @@ class SweepRecorder(Callback):
 
 
 def _configured(name: str, verb: ModuleType, argv: list[str]) -> int:
-    line = read_command_line(argv, getattr(verb, "POSITIONAL", None))
+    line = read_command_line(argv, getattr(verb, "POSITIONAL", None), verb.CONFIG)
     groups = _offered(line)
     if line.sweep and not line.showing:
         jobs = job_count(line.overrides, groups)

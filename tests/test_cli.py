@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 
 from pds_cli.cli import EXAMPLES
 from pds_cli.errors import UserError
@@ -125,6 +126,34 @@ def test_list_shows_each_option_with_its_description(pds: Callable) -> None:
         assert re.search(rf"  {path.stem} +{re.escape(description)}", answer.out)
     everything = pds("list").out
     assert "sample" in everything and "optimizer" in everything and "schema" not in everything
+
+
+@pytest.mark.parametrize(
+    ("words", "key"),
+    [
+        (["finetune", "images=x", "prompt=a photo of sks man"], "class_prompt"),
+        (["edit", "prompt=x", "loss=sds_bridge"], "loss.qualities"),
+        (["edit", "prompt=x", "loss=sds_bridge"], "loss.flaws"),
+        (["edit", "prompt=x", "loss=nfsd"], "loss.negative"),
+        (["edit", "prompt=x"], "backbone.recommended.sds_bridge.flaws"),
+        (["edit", "prompt=x", "scene=colmap"], "scene.masks"),
+        (["edit", "prompt=x", "logger=wandb"], "logger.name"),
+        (["edit", "prompt=x", "scene=figurine"], "representation.fit.cache"),
+        (["study"], "question"),
+        (["study"], "key"),
+        (["eval"], "clip"),
+        (["pretrain"], "data.icons"),
+        (["compare", "benchmark=icon_edits"], "benchmark.icons"),
+    ],
+)
+@pytest.mark.parametrize("text", ["50 %: [x], {y} (z) = ${a} 'b' \"c\""])
+def test_free_text_arrives_through_the_command_line(
+    pds: Callable, words: list[str], key: str, text: str
+) -> None:
+    answer = pds(*words, f"{key}={text}", "--cfg", "job")
+    assert answer.code == 0, answer.err
+    shown = OmegaConf.create(answer.out)
+    assert OmegaConf.select(shown, key) == text
 
 
 def test_parts_of_options_are_no_options(pds: Callable, verb: Callable) -> None:

@@ -31,7 +31,8 @@ from pds_cli.options.catalogue import catalogue, conf_dir, describe, shipped_tar
 from pds_cli.options.checks import keys_of, validate
 from pds_cli.options.option import below, options_of, types_of
 from pds_cli.options.schemas import BASES, GROUP_SCHEMAS, VERB_SCHEMAS
-from pds_cli.overrides import FREE_TEXT, quote_free_text
+from pds_cli.options.texts import FREE_TEXT, FreeText
+from pds_cli.overrides import quote_free_text
 
 # Benchmarks and experiments hold configs of other groups.
 OPTIONS = [
@@ -259,6 +260,34 @@ def test_other_keys_keep_hydras_grammar() -> None:
     assert quote_free_text("source=null") == "source=null"
     assert quote_free_text("++scene.path=a b") == "++scene.path='a b'"
     assert "prompt" in FREE_TEXT
+
+
+@pytest.mark.parametrize(
+    ("verb", "words", "text", "other"),
+    [
+        ("edit", [], "prompt init fit out scene.path scene.masks loss.qualities backbone.model",
+         "scene.camera.azimuth loss.timesteps representation.fit.steps representation.parameters"),
+        ("edit", ["loss=nfsd"], "loss.negative backbone.recommended.nfsd.negative",
+         "loss.qualities"),
+        ("edit", ["loss=mine", "scene=mine"], "loss.path scene.file",
+         "loss.qualities scene.images"),
+        ("edit", ["loss=sds,mine"], "loss.path", "loss.weighting"),
+        ("edit", [], "representation.fit.cache logger.name", "loss editor.strength"),
+        ("finetune", [], "images class_prompt into", "rank backbone.recommended"),
+        ("pretrain", [], "data.folder data.icons into init",
+         "data.images model data stages images"),
+        ("study", [], "question key", "by runs"),
+        ("eval", [], "clip run", "by runs"),
+        ("render", [], "path", "frames"),
+        ("compare", ["benchmark=icon_edits"], "benchmark.icons", "benchmark.edits"),
+    ],
+)  # fmt: skip
+def test_free_text_is_a_property_of_the_key(
+    verb: str, words: list[str], text: str, other: str
+) -> None:
+    free = FreeText(verb, words)
+    assert [key for key in text.split() if key not in free] == []
+    assert [key for key in other.split() if key in free] == []
 
 
 # --- ranges --------------------------------------------------------------------------------------

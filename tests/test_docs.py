@@ -136,7 +136,7 @@ def test_each_command_composes(
 def compose_jobs(verb: str, words: list[str]) -> int:
     """Composes and checks every job, as Hydra's sweeper would launch it; returns their number."""
     positional = getattr(import_module(f"pds_cli.verbs.{verb}"), "POSITIONAL", None)
-    line = read_command_line(words, positional)
+    line = read_command_line(words, positional, verb)
     search = ",".join(f"file://{folder.absolute()}" for folder in line.config_dirs)
     parsed = OverridesParser.create().parse_overrides(line.overrides)
     (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
