@@ -6,11 +6,16 @@ the top level.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
+from pds_cli.options.catalogue import conf_dir
 from pds_cli.options.checks import is_foreign
 from pds_cli.options.job import method_of
 from pds_cli.options.schemas import GROUP_SCHEMAS, VERB_SCHEMAS
@@ -43,6 +48,22 @@ def _open_foreign_groups() -> None:
 
     apply.opens_foreign_groups = True  # type: ignore[attr-defined]
     ConfigLoaderImpl._apply_overrides_to_config = staticmethod(apply)  # type: ignore[assignment]
+
+
+def composed(
+    config: str, words: Sequence[str], config_dirs: Iterable[Path] = (), hydra: bool = False
+) -> DictConfig:
+    """A verb's config, without running anything.
+
+    Args:
+        words: Hydra's overrides.
+        config_dirs: folders of groups beside ours.
+        hydra: with Hydra's own part, which holds the options that were chosen.
+    """
+    search = ",".join(f"'file://{folder.absolute()}'" for folder in config_dirs)
+    more = [f"hydra.searchpath=[{search}]"] if search else []
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return compose(config, [*words, *more], return_hydra_config=hydra)
 
 
 def register() -> None:

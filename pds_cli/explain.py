@@ -12,7 +12,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
 from hydra.errors import (
     ConfigCompositionException,
     HydraException,
@@ -30,8 +29,9 @@ from omegaconf.errors import (
     ValidationError,
 )
 
+from pds_cli.config import composed
 from pds_cli.errors import UserError, did_you_mean, first_line
-from pds_cli.options.catalogue import catalogue, conf_dir, no_such_option
+from pds_cli.options.catalogue import catalogue, no_such_option
 from pds_cli.options.ranges import shown
 
 _WORDS = {
@@ -80,11 +80,8 @@ class Line:
         return self._composed(chosen) or self._composed([]) or sorted(self.groups)
 
     def _composed(self, chosen: Sequence[str]) -> list[str]:
-        search = ",".join(f"'file://{folder.absolute()}'" for folder in self.config_dirs)
         try:
-            with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-                more = [f"hydra.searchpath=[{search}]"] if search else []
-                cfg = compose(self.config, [*chosen, *more])
+            cfg = composed(self.config, chosen, self.config_dirs)
         except (HydraException, OmegaConfBaseException, OSError):
             return []
         plain = OmegaConf.to_container(cfg, resolve=False)

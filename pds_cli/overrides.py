@@ -94,6 +94,14 @@ class CommandLine:
             for flag in self.flags
         )
 
+    def value_of(self, *names: str) -> str:
+        """What follows a flag, which may have several names; empty where it was not given."""
+        for index, flag in enumerate(self.flags):
+            name, equals, value = flag.partition("=")
+            if name in names:
+                return value if equals else "".join(self.flags[index + 1 : index + 2])
+        return ""
+
     @property
     def config_dirs(self) -> list[Path]:
         """Folders given with --config-dir, or as hydra.searchpath=[file://…]."""

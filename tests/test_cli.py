@@ -107,9 +107,60 @@ def test_help_of_a_verb_names_its_groups_and_keys(pds: Callable, verb: Callable)
     verb("fake", "pass")
     answer = pds("fake", "--help")
     assert answer.code == 0
-    assert answer.out.startswith("pds edit: ")
+    assert answer.out.startswith("pds fake: ")
     assert all(f"{name}," in answer.out for name in ("dds", "pds", "sds"))
-    assert "prompt: ???" in answer.out
+    assert "  prompt=??? " in answer.out
+    assert max(map(len, answer.out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["loss=vsd"],
+            ["loss.rank=4", "the LoRA [whole 1 to 1,000,000]", "loss=vsd: Variational"],
+        ),
+        (
+            ["representation=nerf", "scene=figurine"],
+            ["representation.grid.levels=8", "cache=outputs/fits"],
+        ),
+        (["editor=sdedit", "loss=dataset_update"], ["editor.eta=0.0", "loss.every=10"]),
+        (
+            ["backbone=sd15", "steps=7"],
+            ["backbone.offload=none", "[none | model |", "steps=7"],
+        ),
+        (["refine=sdedit"], ["refine.editor.strength=", "[renders | source]"]),
+        (["-p", "loss"], ["loss.identity=0.1"]),
+        (["experiment=paper/svg_dog"], ["prompt=a dog"]),
+    ],
+)
+def test_help_shows_the_keys_of_what_is_chosen(
+    pds: Callable, words: list[str], said: list[str]
+) -> None:
+    answer = pds("edit", "--help", *words)
+    assert answer.code == 0, answer.err
+    assert [text for text in said if text not in answer.out] == []
+    assert max(map(len, answer.out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("name", sorted(set(verb_names()) - {"list", "doctor"}))
+def test_help_of_every_verb_has_words_for_every_key(pds: Callable, name: str) -> None:
+    lines = pds(name, "--help").out.splitlines()
+    keys = [number for number, line in enumerate(lines) if re.match(r"  [a-z_0-9.]+=", line)]
+    assert len(keys) > 7
+    for number in keys:
+        assert re.match(r"  \S.* \S", lines[number]) or lines[number + 1].startswith(" " * 6)
+
+
+def test_help_answers_wrong_words(pds: Callable) -> None:
+    for words, said in (
+        (["loss=vds"], "did you mean vsd?"),
+        (["los=vsd"], "los is not a key"),
+        (["-m", "loss=sds,dds"], "leave out -m"),
+        (["loss=sds,dds"], "add -m"),
+    ):
+        answer = pds("edit", "--help", *words)
+        assert answer.code == 2 and said in answer.err and not answer.out
 
 
 def test_version_and_info(pds: Callable, verb: Callable) -> None:

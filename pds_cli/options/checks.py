@@ -184,14 +184,14 @@ def _leaves(
         value, name = node[key], f"{prefix}{key!s}"
         if isinstance(value, DictConfig):
             inside = below(schema, str(key)) if schema is not None else None
-            yield from _leaves(value, inside or _schema_at(str(key), value), f"{name}.", foreign)
+            yield from _leaves(value, inside or schema_at(str(key), value), f"{name}.", foreign)
             continue
         if isinstance(value, ListConfig):
             value = OmegaConf.to_container(value, resolve=True)
         yield Leaf(name, value, said.get(str(key)), foreign)
 
 
-def _schema_at(key: str, node: DictConfig) -> type | None:
+def schema_at(key: str, node: DictConfig) -> type | None:
     """The schema of a group's node: its type, or that of the class it names."""
     kind = OmegaConf.get_type(node)
     if isinstance(kind, type) and is_dataclass(kind):

@@ -52,6 +52,22 @@ class Range:
         return kind + (joint + " and ".join(ends) if ends else "")
 
     @property
+    def short(self) -> str:
+        """In few words: an end that only keeps slips of the finger out is left out.
+
+        >>> whole(1, 65_536).short, Range(0, 1, below=True).short, Range(0, above=True).short
+        ('whole 1 to 65,536', '0 to below 1', 'above 0')
+        """
+        kind = "whole " if self.whole else ""
+        if self.low is None and self.high is None:
+            return f"{kind}number" if kind else "number"
+        low = "" if self.low is None else _number(self.low)
+        if self.high is None or self.high >= 100 * MILLION:
+            return f"{kind}{'above' if self.above else 'at least'} {low}"
+        low = f"above {low}" if self.above else low
+        return f"{kind}{low} to {'below ' if self.below else ''}{_number(self.high)}"
+
+    @property
     def closed(self) -> bool:
         """Whether it has two ends, and both lie in it."""
         return None not in (self.low, self.high) and not (self.above or self.below)
