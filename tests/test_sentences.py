@@ -16,8 +16,9 @@ from hydra import compose, initialize_config_dir
 from pds_cli.errors import UserError
 from pds_cli.labels import LabelledStream
 from pds_cli.options.catalogue import catalogue, conf_dir, shipped_targets
+from pds_cli.options.signature import constant_of
 from pds_cli.overrides import MOST_JOBS, job_count, literal_prompt, read_command_line
-from pds_cli.training.unused import NO_SOURCE, remarks
+from pds_cli.training.unused import remarks
 
 # --- words that cannot be ------------------------------------------------------------------------
 
@@ -227,14 +228,14 @@ def test_a_word_with_effect_is_not_remarked(words: list[str]) -> None:
     assert said(*words) == []
 
 
-def test_the_table_of_losses_without_a_source_branch_is_the_losses_own() -> None:
+def test_whether_a_loss_has_a_source_branch_is_read_from_its_source() -> None:
     from pds_cli.losses import base
 
     for target in shipped_targets("loss"):
         module, name = target.rsplit(".", 1)
         found = getattr(__import__(module, fromlist=[name]), name)
         if issubclass(found, base.Loss):
-            assert (module.split(".")[-1] in NO_SOURCE) != found.uses_source
+            assert constant_of(target, "uses_source") == str(found.uses_source)
 
 
 # --- a user's own code ---------------------------------------------------------------------------

@@ -12,9 +12,17 @@ from pds_cli.errors import UserError, check_choice, did_you_mean
 from pds_cli.options.option import Option, below, options_of
 from pds_cli.options.ranges import FINITE, shown
 from pds_cli.options.schemas import BASES, VERB_SCHEMAS, range_by_name, schema_of_class
+from pds_cli.options.signature import keywords_of
 from pds_cli.options.verbs import DEVICES
 
 _TEXTS = ("prompt",)
+# Annotation → the types of its values, and what they are called.
+_KINDS: dict[str, tuple[tuple[type, ...], str]] = {
+    "bool": ((bool,), "true or false"),
+    "int": ((int,), "a whole number"),
+    "float": ((int, float), "a number"),
+    "str": ((str,), "a text"),
+}
 # Where the keys of a class mean what the schemas say.
 _OURS = ("pds_cli.", "torch.optim.")
 
@@ -93,12 +101,14 @@ class Leaf:
     key: with dots.
     option: None where no schema speaks of it; its name then means what it means elsewhere.
     foreign: a class from outside has it, whose keys may mean something else.
+    kind: its annotation in a class of the package that has no schema.
     """
 
     key: str
     value: Any
     option: Option | None = None
     foreign: bool = False
+    kind: str = ""
 
     def check(self) -> None:
         """Refuses numbers out of range, lists of other lengths, and texts that are no choice.
@@ -106,6 +116,7 @@ class Leaf:
         Raises:
             UserError: with the key, its value and what would be right.
         """
+        self._check_kind()
         said = None if self.foreign else self.option or named(self.key)
         if said is not None:
             self._check_length(said)
@@ -119,6 +130,16 @@ class Leaf:
             self._check_order()
         if self.option is not None and not self.foreign and not self.option.or_else:
             self._check_choices(self.option)
+
+    def _check_kind(self) -> None:
+        """Whether a single value has the type of its annotation; the class checks the others."""
+        kinds = self.kind.split(" | ")
+        if not set(kinds) <= {*_KINDS, "None"} or (self.value is None and "None" in kinds):
+            return
+        right = (kind for name in kinds if name != "None" for kind in _KINDS[name][0])
+        if type(self.value) not in right:
+            what = " or ".join(_KINDS[name][1] for name in kinds if name != "None")
+            raise UserError(f"{self.key}={shown(self.value)} is not {what}.")
 
     def _check_choices(self, said: Option) -> None:
         if not said.choices:
@@ -178,6 +199,8 @@ def _leaves(
     """All values but missing ones, each with its option."""
     foreign = foreign or is_foreign(node)
     said = options_of(schema) if schema is not None else {}
+    bare = schema is None or schema in BASES.values()
+    own = keywords_of(str(node.get("_target_"))) if bare and "_target_" in node else {}
     for key in node:
         if OmegaConf.is_missing(node, key):
             continue
@@ -188,7 +211,8 @@ def _leaves(
             continue
         if isinstance(value, ListConfig):
             value = OmegaConf.to_container(value, resolve=True)
-        yield Leaf(name, value, said.get(str(key)), foreign)
+        kind = own[str(key)].kind if str(key) in own else ""
+        yield Leaf(name, value, said.get(str(key)), foreign, kind)
 
 
 def schema_at(key: str, node: DictConfig) -> type | None:
@@ -199,6 +223,15 @@ def schema_at(key: str, node: DictConfig) -> type | None:
     target = node.get("_target_") if "_target_" in node else None
     found = schema_of_class(key, target) if isinstance(target, str) else None
     return found or BASES.get(key)
+
+
+def speaks_for_itself(group: str, node: DictConfig) -> bool:
+    """Whether a class alone says which keys a group's node has, as no schema does."""
+    if is_foreign(node) or group == "benchmark" or is_dataclass(OmegaConf.get_type(node)):
+        return is_foreign(node)
+    target = node.get("_target_") if "_target_" in node else None
+    ours = isinstance(target, str) and target.startswith("pds_cli.")
+    return ours and schema_of_class(group, str(target)) is None
 
 
 def is_foreign(node: DictConfig) -> bool:

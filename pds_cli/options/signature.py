@@ -22,10 +22,12 @@ class Keyword:
     """A keyword of a class with a default.
 
     default: as Python writes it.
+    kind: its annotation, likewise.
     help: the first sentence that the docstring has on it; may be empty.
     """
 
     default: str
+    kind: str = ""
     help: str = ""
 
 
@@ -44,13 +46,30 @@ def keywords_of(target: str) -> Mapping[str, Keyword]:
     words = _entries(ast.get_docstring(found) or "")
     init = [item for item in found.body if isinstance(item, ast.FunctionDef)]
     defaults = next((_arguments(each) for each in init if each.name == "__init__"), None)
-    for key, default in _fields(found) if defaults is None else defaults:
-        keywords[key] = Keyword(ast.unparse(default), words.get(key, _known(keywords, key)))
+    for key, kind, default in _fields(found) if defaults is None else defaults:
+        known = keywords[key].help if key in keywords else ""
+        keywords[key] = Keyword(ast.unparse(default), kind, words.get(key, known))
     return keywords
 
 
-def _known(keywords: Mapping[str, Keyword], key: str) -> str:
-    return keywords[key].help if key in keywords else ""
+@functools.cache
+def constant_of(target: str, name: str) -> str | None:
+    """What a class of the package, or the nearest of its bases, sets a class variable to.
+
+    >>> constant_of("pds_cli.losses.vsd.VSD", "uses_source")
+    'False'
+    """
+    module, _, own = target.rpartition(".")
+    tree = _source(module) if target.startswith(_PACKAGE) else None
+    found = _class(tree, own) if tree is not None else None
+    if tree is None or found is None:
+        return None
+    for item in found.body:
+        if isinstance(item, ast.AnnAssign) and ast.unparse(item.target) == name and item.value:
+            return ast.unparse(item.value)
+    bases = [base.id for base in found.bases if isinstance(base, ast.Name)]
+    inherited = (constant_of(_origin(tree, module, base), name) for base in bases)
+    return next((value for value in inherited if value is not None), None)
 
 
 def _source(module: str) -> ast.Module | None:
@@ -77,16 +96,20 @@ def _origin(tree: ast.Module, module: str, name: str) -> str:
     return f"{module}.{name}"
 
 
-def _fields(found: ast.ClassDef) -> Iterator[tuple[str, ast.expr]]:
+_Entry = tuple[str, str, ast.expr]  # name, annotation, default
+
+
+def _fields(found: ast.ClassDef) -> Iterator[_Entry]:
     """The fields of a dataclass with a default."""
     for item in found.body:
         if not isinstance(item, ast.AnnAssign) or not isinstance(item.target, ast.Name):
             continue
-        if item.value is not None and "ClassVar" not in ast.unparse(item.annotation):
-            yield item.target.id, item.value
+        kind = ast.unparse(item.annotation)
+        if item.value is not None and "ClassVar" not in kind:
+            yield item.target.id, kind, item.value
 
 
-def _arguments(function: ast.FunctionDef) -> list[tuple[str, ast.expr]]:
+def _arguments(function: ast.FunctionDef) -> list[_Entry]:
     """The arguments of a constructor with a default."""
     spec = function.args
     places = spec.args[len(spec.args) - len(spec.defaults) :]
@@ -96,7 +119,10 @@ def _arguments(function: ast.FunctionDef) -> list[tuple[str, ast.expr]]:
         for each, default in zip(spec.kwonlyargs, spec.kw_defaults, strict=True)
         if default is not None
     ]
-    return [(each.arg, default) for each, default in pairs]
+    return [
+        (each.arg, ast.unparse(each.annotation) if each.annotation else "", default)
+        for each, default in pairs
+    ]
 
 
 def _entries(docstring: str) -> dict[str, str]:

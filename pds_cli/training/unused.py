@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from omegaconf import DictConfig, OmegaConf
 
 from pds_cli.instantiate import within
+from pds_cli.options.signature import constant_of
 
 DATASET_UPDATE = "pds_cli.training.dataset_update.DatasetUpdateObjective"
-# Modules of losses that have no source branch, so no ω of one.
-NO_SOURCE = ("sds", "csd", "nfsd", "sds_bridge", "ism", "sdi", "vsd")
 _OMEGAS = ("guidance", "source_guidance")
 # What only a loss's many steps look at.
 _STEPPING = ("batch_size", "hold_view", "lr_schedule", "warmup", "early_stop", "optimizer")
@@ -67,7 +66,8 @@ def _ignored_by_loss(cfg: DictConfig) -> Iterator[str]:
     if cfg.loss._target_ == DATASET_UPDATE:
         yield from (*_OMEGAS, "batch_size", "hold_view")
     for key in _OMEGAS:
-        if module == "csd" or (module in NO_SOURCE and key == "source_guidance"):
+        without = constant_of(str(cfg.loss._target_), "uses_source") == "False"
+        if module == "csd" or (without and key == "source_guidance"):
             yield from (key, f"loss.{key}")
 
 

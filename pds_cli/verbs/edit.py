@@ -17,7 +17,7 @@ from pds_cli.errors import UserError, did_you_mean
 from pds_cli.files import write_text
 from pds_cli.instantiate import check_target, resolve_config
 from pds_cli.interrupts import raise_if_seen
-from pds_cli.options.checks import is_foreign
+from pds_cli.options.checks import speaks_for_itself
 from pds_cli.options.job import choice, given_groups, method_of, overrides, run_folder
 from pds_cli.runs.ownership import choices_of
 from pds_cli.training.chains import begin_at, started
@@ -109,14 +109,14 @@ def resolved(cfg: DictConfig) -> DictConfig:
 
 
 def _check_foreign(cfg: DictConfig) -> None:
-    """Asks classes from outside whether they know their keys; gives their losses the run's ω.
+    """Asks classes without a schema whether they know their keys; gives their losses the run's ω.
 
     Raises:
         UserError: a key that a class does not know, or a class that may not be built.
     """
     for group in (*GROUPS, "editor", "optimizer", "logger"):
         node = cfg[group]
-        if not isinstance(node, DictConfig) or not is_foreign(node):
+        if not isinstance(node, DictConfig) or not speaks_for_itself(group, node):
             continue
         signature = inspect.signature(check_target(group, node._target_, list(cfg.allow_modules)))
         kinds = [parameter.kind for parameter in signature.parameters.values()]
