@@ -311,3 +311,10 @@ def test_the_extending_page_is_right_about_what_is_refused(
     assert unknown.code == 2 and "did you mean strength?" in unknown.err
     wrong = pds(*words, "loss.strength=-1")
     assert wrong.code == 2 and "loss.strength=-1 must be at least 0" in wrong.err
+
+
+def test_the_page_of_every_key_is_current(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pds_cli.figures.options import page
+
+    monkeypatch.delenv("PDS_DATA", raising=False)
+    assert text_of(ROOT / "docs/options.md") == page(), "run make options"

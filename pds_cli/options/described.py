@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -54,8 +55,8 @@ def parts(verb: str, schema: type, cfg: DictConfig, choices: Mapping[str, str]) 
     own = [key for key in options_of(schema) if key not in choices and key not in shared]
     rest = [key for key in options_of(schema) if key in shared]
     found = [
-        Part(f"Keys of pds {verb}", tuple(_keys(cfg, schema, only=own))),
-        Part("Where and how it runs", tuple(_keys(cfg, schema, only=rest))),
+        Part(f"Keys of pds {verb}", tuple(keys_in(cfg, schema, only=own))),
+        Part("Where and how it runs", tuple(keys_in(cfg, schema, only=rest))),
     ]
     for group in choices:
         node = cfg.get(group)
@@ -68,22 +69,29 @@ def parts(verb: str, schema: type, cfg: DictConfig, choices: Mapping[str, str]) 
 def option_keys(group: str, node: DictConfig) -> Iterator[Key]:
     """The keys of a group's node."""
     schema = schema_at(group, node)
-    yield from _keys(node, schema, f"{group}.", outside=is_foreign(node))
+    yield from keys_in(node, schema, f"{group}.", outside=is_foreign(node))
     target = None if OmegaConf.is_missing(node, "_target_") else node.get("_target_")
     if schema is not BASES.get(group) or not isinstance(target, str):
         return
     for name, keyword in keywords_of(target).items():
         if name not in node:
-            yield Key(f"{group}.{name}", keyword.default, keyword.help, "")
+            yield Key(f"{group}.{name}", _written(keyword.default), keyword.help, "")
 
 
-def _keys(
+def keys_in(
     node: DictConfig,
     schema: type | None,
     prefix: str = "",
     only: list[str] | None = None,
     outside: bool = False,
 ) -> Iterator[Key]:
+    """The keys of a node and of the tables in it, with the words of its schema.
+
+    Args:
+        prefix: put before the names.
+        only: names at its top; None: all.
+        outside: its class is from outside: it has no words of ours.
+    """
     said = options_of(schema) if schema is not None and not outside else {}
     own = keywords_of(str(node._get_node("_target_"))) if "_target_" in node else {}
     names = [str(key) for key in node] if only is None else only
@@ -91,7 +99,7 @@ def _keys(
         table = below(schema, name) if schema is not None and not outside else None
         child = node._get_node(name)
         if table is not None and isinstance(child, DictConfig):
-            yield from _keys(child, table, f"{prefix}{name}.")
+            yield from keys_in(child, table, f"{prefix}{name}.")
             continue
         option = said.get(name)
         words = option.help if option else own[name].help if name in own else ""
@@ -130,11 +138,22 @@ def _value(node: DictConfig, name: str) -> str:
     return f"{{{', '.join(entries)}}}"
 
 
+def _written(default: str) -> str:
+    """A default of Python's as the command line writes it."""
+    try:
+        value = ast.literal_eval(default)
+    except (ValueError, SyntaxError):
+        return default
+    return _flow(list(value) if isinstance(value, tuple) else value)
+
+
 def _flow(value: Any) -> str:
     """A value in one line of YAML."""
     if value == "":
         return "''"
     if isinstance(value, str):
         return " ".join(value.split())
-    text = yaml.safe_dump(value, default_flow_style=True, width=10**6, sort_keys=False)
+    text = yaml.safe_dump(
+        value, default_flow_style=True, width=10**6, sort_keys=False, allow_unicode=True
+    )
     return text.strip().removesuffix("...").strip()
