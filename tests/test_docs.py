@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-import yaml
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from pds_cli.config import composed
 from pds_cli.options.catalogue import catalogue, conf_dir
 from pds_cli.options.checks import validate
 from pds_cli.overrides import read_command_line
@@ -262,7 +262,7 @@ def test_the_toybox_page_agrees_with_the_world() -> None:
 
 
 def test_the_toybox_page_agrees_with_the_recipe() -> None:
-    recipe = yaml.safe_load(text_of(ROOT / "conf/pretrain.yaml"))
+    recipe = composed("pretrain", [])
     for key, value in table(ROOT / "docs/toybox.md", "## Its training"):
         node = recipe
         for part in key.strip("`").split("."):
