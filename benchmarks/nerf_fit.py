@@ -54,7 +54,7 @@ def fit(scene: ToyboxScene, encoding: str, goal: float, seconds: float) -> tuple
         loss, _ = stage.objective.loss(step, step / stage.steps, step_generator(0, "fit", step))
         loss.backward()
         optimizer.step()
-        stage.objective.after_step(step + 1)
+        stage.objective.after_step(step + 1, optimizer)
         step += 1
         if step > 1:  # the first step compiles
             spent += time.perf_counter() - started

@@ -43,9 +43,9 @@ from pds_cli.options.option import options_of
 from pds_cli.options.ranges import shown
 from pds_cli.options.schemas import VERB_SCHEMAS
 from pds_cli.overrides import CommandLine, job_count, read_command_line, settle_groups
+from pds_cli.runs import layout
 from pds_cli.runs.outputs import Folders, sweep_words
 from pds_cli.runs.ownership import (
-    CARD,
     LOCK,
     OUTCOME,
     Claim,
@@ -236,10 +236,10 @@ def call(name: str, overrides: Sequence[str]) -> Path:
 def _explain_to_page(folder: Path, cfg: DictConfig, sentence: str) -> None:
     """Lets the sweep's page show a job that was refused before it began: its settings, and why."""
     with suppress(OmegaConfBaseException, UserError):
-        write_text(folder / "error.txt", f"{sentence}\n")
-        adopt(folder / "error.txt", folder)
-        write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
-        adopt(folder / "config.yaml", folder)
+        write_text(folder / layout.ERROR, f"{sentence}\n")
+        adopt(folder / layout.ERROR, folder)
+        write_text(folder / layout.CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
+        adopt(folder / layout.CONFIG, folder)
 
 
 SWEEP = "PDS_SWEEP"  # names the present sweep to the processes that run its jobs
@@ -276,7 +276,7 @@ class SweepRecorder(Callback):
         except Exception:
             return  # Hydra is about to meet the same error, where it can be reported
         os.environ[SWEEP] = uuid.uuid4().hex
-        for name in ("multirun.yaml", CARD):
+        for name in ("multirun.yaml", layout.CARD):
             owns(folder / name)
         prepare_card(
             folder, str(config.hydra.job.name), {"sweep": sweep_words(config.hydra.overrides.task)}

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from pds_cli.errors import UserError, check_choice
 from pds_cli.reading import read_bytes
+from pds_cli.runs import layout
 from pds_cli.runs.ownership import check_card
 from pds_cli.runs.record import RunRecord, read_run
 
@@ -84,7 +85,7 @@ class Run:
 
     def _strip(self) -> str:
         try:
-            data = read_bytes(self.path / "strip.png", MOST_SHOWN)
+            data = read_bytes(self.path / layout.STRIP, MOST_SHOWN)
         except UserError:
             return ""  # a run that is not done has none
         code = base64.b64encode(data).decode("ascii")

@@ -183,19 +183,26 @@ def warm_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def stopping(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], None]:
-    """`stopping("fit", 7)`: the next run gets SIGTERM's request in that stage's seventh step."""
-    from pds_cli.training.trainer import Trainer
+def watching() -> Iterator[Callable[[Any], None]]:
+    """`watching(observer)`: it sees the steps of every trainer in this test."""
+    from pds_cli.training.trainer import observers
 
-    original = Trainer._one_step
+    before = list(observers)
+    yield observers.append
+    observers[:] = before
 
-    def at(name: str, step: int) -> None:
-        def one_step(self: Any, stage: Any, *args: Any) -> None:
-            original(self, stage, *args)
-            if (stage.name, self.step) == (name, step):
-                self._stop = True
-                monkeypatch.setattr(Trainer, "_one_step", original)
 
-        monkeypatch.setattr(Trainer, "_one_step", one_step)
+@pytest.fixture
+def trained(watching: Callable[[Any], None]) -> list[str]:
+    """The names of the stages whose steps were run in this test, one for each step."""
+    steps: list[str] = []
+    watching(lambda trainer, stage: steps.append(stage.name))
+    return steps
 
-    return at
+
+@pytest.fixture
+def stopping(watching: Callable[[Any], None]) -> Callable[[str, int], None]:
+    """`stopping("fit", 7)`: the next run is asked to stop after that stage's seventh step."""
+    from helpers import StopAt
+
+    return lambda name, step: watching(StopAt(step, name))

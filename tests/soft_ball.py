@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from pds_cli.representations.spatial import Volumetric
+from pds_cli.scenes.saved import SavedScene
 from pds_cli.views.cameras import Camera, look_at
 from pds_cli.views.poses import IDENTITY
-from pds_cli.views.view import Region, Rendering
+from pds_cli.views.view import Region, Rendering, View
 
 CENTRE = (1.0, -2.0, 0.5)
 
@@ -29,7 +30,7 @@ def ring(
     ]
 
 
-class SoftBall:
+class SoftBall(Volumetric):
     """A ball of `radius` whose density falls from 2·`solid` to 0 about its surface.
 
     The colour of a point is ½ + ½ · its direction from the centre, times `bright` where it is seen
@@ -37,13 +38,11 @@ class SoftBall:
     """
 
     def __init__(self, radius: float = 0.8, solid: float = 20.0, soft: float = 0.02) -> None:
+        train = {f"train_{i}": camera for i, camera in enumerate(ring())}
+        held_out = {"eval_0": ring(1, height=3.0)[0]}
+        region = Region(CENTRE, radius=1.5, near=0.5, far=50.0)
+        super().__init__(SavedScene(region, IDENTITY, train, held_out), {})
         self.radius, self.solid, self.soft = radius, solid, soft
-        self.region = Region(CENTRE, radius=1.5, near=0.5, far=50.0)
-        self.cameras: dict[str, dict[str, Any]] = {
-            "train": {f"train_{i}": camera for i, camera in enumerate(ring())},
-            "eval": {"eval_0": ring(1, height=3.0)[0]},
-        }
-        self.transform = IDENTITY
         self.others: list[tuple[tuple[float, float, float], float]] = []  # centres and radii
 
     def density(self, points: Tensor) -> Tensor:
@@ -57,6 +56,11 @@ class SoftBall:
         normal = torch.nn.functional.normalize(points - torch.tensor(CENTRE), dim=-1)
         outside = (normal * directions).sum(-1, keepdim=True) < 0
         return (0.5 + 0.5 * normal) * torch.where(outside, 1.0, 0.2)
+
+    def render(self, view: View) -> Tensor:
+        """See `render_camera`."""
+        assert view.camera is not None
+        return self.render_camera(view.camera).rgb[None]
 
     def render_camera(self, camera: Camera) -> Rendering:
         """By simple marching over white."""

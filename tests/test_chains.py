@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,11 @@ import numpy as np
 import pytest
 import yaml
 from conftest import Answer
+from helpers import summary
 from PIL import Image
 
 Pds = Callable[..., Answer]
 HAT, CROWN = "a photo of a man wearing a wizard hat", "a photo of a man wearing a crown"
-
-
-def summary(folder: str) -> dict[str, Any]:
-    return json.loads((Path(folder) / "summary.json").read_text(encoding="utf-8"))
 
 
 def config(folder: str) -> dict[str, Any]:
@@ -170,18 +166,10 @@ FIELD = [
 
 
 def test_a_named_fit_and_an_edit_of_an_edit(
-    pds: Pds, tiny_backbone: Path, monkeypatch: pytest.MonkeyPatch
+    pds: Pds, tiny_backbone: Path, trained: list[str]
 ) -> None:
     pytest.importorskip("pyvista", reason="PyVista renders the small pictures of this test")
-    from pds_cli.training.trainer import Trainer
-
-    stages, original = [], Trainer._one_step
-
-    def counted(self: Trainer, stage: Any, *args: Any) -> None:
-        stages.append(stage.name)
-        original(self, stage, *args)
-
-    monkeypatch.setattr(Trainer, "_one_step", counted)
+    stages = trained
     assert pds("fit", *FIELD, "out=fit", "representation.fit.cache=null").code == 0
     assert stages == ["fit"] * 6
     edit = [f"backbone.model={tiny_backbone}", "representation.render_size=64", "steps=2"]
@@ -189,8 +177,8 @@ def test_a_named_fit_and_an_edit_of_an_edit(
     words = [*FIELD, *edit]
     answer = pds("edit", *words, f"prompt={HAT}", "fit=fit", "out=first")
     assert answer.code == 0, answer.err
-    assert "fit: fit/exports/nerf.safetensors" in answer.out
-    assert summary("first")["fit"] == "fit/exports/nerf.safetensors"
+    assert "fit: fit/exports/result.safetensors" in answer.out
+    assert summary("first")["fit"] == "fit/exports/result.safetensors"
     assert stages == ["fit"] * 6 + ["edit"] * 2
     other = pds("edit", *words, f"prompt={HAT}", "fit=fit", "out=x", "representation.hidden=8")
     assert other.code == 2 and "does not fit this edit" in other.err and not Path("x").exists()
@@ -205,7 +193,7 @@ def test_a_named_fit_and_an_edit_of_an_edit(
     assert stages[8:] == ["edit"]
     facts = summary("second")
     assert facts["source_prompt"] == HAT and facts["scene"] == "figurine"
-    assert facts["fit"] == "first/exports/nerf.safetensors"
+    assert facts["fit"] == "first/exports/result.safetensors"
     for source in Path("second/renders").glob("source_*.png"):
         result = Path("first/renders") / source.name.replace("source", "result")
         assert np.abs(pixels(str(source)) - pixels(str(result))).max() <= 1

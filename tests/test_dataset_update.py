@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from albums import Album, Counting, Pages, gaussians, texts
+from helpers import StopAt
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
@@ -21,7 +22,8 @@ from pds_cli.options.catalogue import conf_dir
 from pds_cli.runs.folder import RunFolder
 from pds_cli.scenes.base import Scene
 from pds_cli.seeds import step_generator
-from pds_cli.training.dataset_update import DatasetUpdateObjective, refine_stage
+from pds_cli.training.dataset_update import DatasetUpdateObjective
+from pds_cli.training.stages import Parts, Prompts, refine_stage
 from pds_cli.training.trainer import Objective, Stage, Trainer
 from pds_cli.views.view import View
 
@@ -75,7 +77,7 @@ def steps(update: DatasetUpdateObjective, count: int) -> Iterator[int]:
         loss, _ = update.loss(step, step / count, step_generator(0, "refine", step))
         loss.backward()
         optimizer.step()
-        update.after_step(step + 1)
+        update.after_step(step + 1, optimizer)
         yield step
 
 
@@ -301,36 +303,21 @@ class Darker(Objective):
         self.pages.load_state_dict(state)
 
 
-class Interrupted(DatasetUpdateObjective):
-    """Asks its trainer to stop after `at` steps; 0: before the first."""
-
-    at = -1
-    trainer: Trainer
-
-    def begin(self) -> None:
-        super().begin()
-        self.trainer._stop = self.at == 0
-
-    def loss(self, step: int, *rest: Any) -> Any:
-        self.trainer._stop = step == self.at - 1
-        return super().loss(step, *rest)
-
-
 def run(
     folder: Path, options: dict[str, Any], at: int = -1, resume: bool = False
 ) -> tuple[str, Tensor, str]:
     scene, backbone = Album(3), gaussians()
     pages = Pages(scene)
     editor = SDEdit(steps=10, guidance=2.0, strength=[0.2, 0.6], eta=0.5)
-    update = Interrupted(
+    update = DatasetUpdateObjective(
         scene, pages, backbone, editor, *texts(backbone), every=2, batch_size=2, seed=7, **options
     )
     stages = [Stage("edit", Darker(pages), 5, adam), Stage("refine", update, 21, adam)]
-    update.trainer = Trainer(stages, RunFolder(folder), seed=7, checkpoint_every=8)
-    update.at = at
+    stops = [StopAt(at, "refine") if at else StopAt(5, "edit")]
+    trainer = Trainer(stages, RunFolder(folder), seed=7, checkpoint_every=8, observers=stops)
     if resume:
-        update.trainer.resume()
-    status = update.trainer.run()
+        trainer.resume()
+    status = trainer.run()
     metrics = (folder / "metrics.jsonl").read_text(encoding="utf-8")
     return status, pages.theta.detach().clone(), metrics
 
@@ -395,19 +382,25 @@ def config(option: str, *overrides: str) -> DictConfig:
     return OmegaConf.create({**plain, "seed": 3, "lr": 0.02, "allow_modules": []})
 
 
+WORDS = {"prompt": "a photo of a robot", "source": "a photo of a man", "negative": ""}
+
+
+def given(scene: Scene, representation: Any, backbone: Any) -> tuple[Parts, Prompts]:
+    return Parts(scene, representation, backbone), Prompts(WORDS, *texts(backbone))
+
+
 def test_no_refinement_by_default() -> None:
     scene, backbone = Album(2), gaussians()
     for cfg in (config("none"), OmegaConf.create({"refine": None, "allow_modules": []})):
-        assert refine_stage(cfg, scene, Pages(scene), backbone, *texts(backbone)) is None
+        assert refine_stage(cfg, *given(scene, Pages(scene), backbone)) is None
 
 
 def test_the_published_values_are_the_defaults_and_a_backbone_may_recommend_others() -> None:
     scene, backbone = Album(2), gaussians()
 
     def stage(*overrides: str) -> tuple[Stage, Any, Any]:
-        found = refine_stage(
-            config("sdedit", *overrides), scene, Pages(scene), backbone, *texts(backbone)
-        )
+        cfg = config("sdedit", *overrides)
+        found = refine_stage(cfg, *given(scene, Pages(scene), backbone))
         assert found is not None
         update: Any = found.objective
         return found, update, update.editor
@@ -439,7 +432,7 @@ def test_a_yaml_of_ones_own_needs_only_the_options_of_the_docs_example() -> None
     )
     OmegaConf.set_struct(cfg, True)
     scene, backbone = Album(2), gaussians()
-    stage = refine_stage(cfg, scene, Pages(scene), backbone, *texts(backbone))
+    stage = refine_stage(cfg, *given(scene, Pages(scene), backbone))
     assert stage is not None and stage.schedule == "constant" and stage.steps == 1000
     update: Any = stage.objective
     assert not update.keep_detail and update.input == "current"
@@ -459,7 +452,8 @@ def test_the_stage_runs_after_an_edit_on_a_network(tiny_backbone: Path, tmp_path
     prompts = [backbone.encode_prompt([p]) for p in ("a photo of a robot", scene.source_prompt)]
     edit = EditObjective(scene, picture, backbone, PDS(guidance=3.0, source_bank=2), *prompts)
     words = ["refine.steps=40", "refine.every=100", "refine.editor.strength=0.6"]
-    refine = refine_stage(config("sdedit", *words), scene, picture, backbone, *prompts)
+    parts = Parts(scene, picture, backbone)
+    refine = refine_stage(config("sdedit", *words), parts, Prompts(WORDS, *prompts))
     assert refine is not None
     stages = [Stage("edit", edit, 3, adam), refine]
     trainer = Trainer(stages, RunFolder(tmp_path), seed=3, render_every=20)

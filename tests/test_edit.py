@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import yaml
 from conftest import ROOT, Answer
+from helpers import records, summary
 from PIL import Image
 
 from pds_cli.verbs.edit import main as edit_main
@@ -36,15 +37,6 @@ def edit(pds: Callable[..., Answer], tiny_backbone: Path) -> Edit:
         return pds("edit", prompt, f"backbone.model={tiny_backbone}", "steps=6", *words)
 
     return run
-
-
-def summary(folder: Path | str) -> dict[str, Any]:
-    return json.loads((Path(folder) / "summary.json").read_text(encoding="utf-8"))
-
-
-def records(folder: Path | str) -> list[dict[str, Any]]:
-    lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
 
 
 def pixels(path: Path | str) -> np.ndarray:

@@ -45,7 +45,7 @@ def grey(value: float, count: int = 1, side: int = 4) -> Tensor:
 
 def path(backbone: MixtureBackbone, start: int, steps: int, eta: float) -> tuple[float, float]:
     """What DDIM makes of x − √ᾱ m: the factor on it, and the variance of the noise it adds."""
-    bar = [float(backbone.alphas_cumprod[t]) for t in ddim_timesteps(1000, steps, start)]
+    bar = [float(backbone.schedule.alphas_cumprod[t]) for t in ddim_timesteps(1000, steps, start)]
     scale, added = 1.0, 0.0
     for a, b in zip(bar, [*bar[1:], 1.0], strict=True):
         fresh = eta**2 * (1 - b) / (1 - a) * (1 - a / b)
@@ -64,7 +64,7 @@ def path(backbone: MixtureBackbone, start: int, steps: int, eta: float) -> tuple
 def test_the_mean_of_an_edit_of_a_gaussian_is_analytic(strength: float, steps: int) -> None:
     """x_0 ↦ m + c √ᾱ (x_0 − m) + c √(1−ᾱ) ε, with c of the DDIM path."""
     backbone, count = gaussian(), 400
-    alpha = float(backbone.alphas_cumprod[round(strength * 1000) - 1])
+    alpha = float(backbone.schedule.alphas_cumprod[round(strength * 1000) - 1])
     scale, _ = path(backbone, round(strength * 1000) - 1, round(strength * steps), 0.0)
     result = edited(backbone, grey(0.5, count), strength=strength, steps=steps)
     spread = scale * math.sqrt(1 - alpha)
@@ -81,7 +81,7 @@ def test_the_mean_of_an_edit_of_a_gaussian_is_analytic(strength: float, steps: i
 def test_many_steps_follow_the_probability_flow(start: int) -> None:
     """The ODE's own map keeps the quantile: d = x − √ᾱ m shrinks by s / √(ᾱ s² + 1−ᾱ)."""
     backbone = gaussian(std=0.7)
-    alpha = float(backbone.alphas_cumprod[start])
+    alpha = float(backbone.schedule.alphas_cumprod[start])
     x_t = torch.randn(4, 3, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     text = backbone.encode_prompt(["a"]).expand(4)
     x0 = ddim(backbone, x_t, text, steps=start + 1, start=start)
@@ -93,7 +93,7 @@ def test_many_steps_follow_the_probability_flow(start: int) -> None:
 @pytest.mark.parametrize("eta", [0.5, 1.0])
 def test_fresh_noise_has_the_variance_on_paper(eta: float) -> None:
     backbone, count = gaussian(), 600
-    alpha = float(backbone.alphas_cumprod[499])
+    alpha = float(backbone.schedule.alphas_cumprod[499])
     scale, added = path(backbone, 499, 10, eta)
     result = edited(backbone, grey(0.5, count), strength=0.5, steps=20, eta=eta)
     variance = scale**2 * (1 - alpha) + added

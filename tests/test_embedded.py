@@ -141,7 +141,10 @@ def test_a_saved_backbone_is_the_one_that_was_built(
         a, b = (m.predict_eps(x_t, t, s.cond) for m, s in ((backbone, text), (live, live_text)))
     torch.testing.assert_close(a, b, rtol=0, atol=2e-2)  # weights are stored as float16
     torch.testing.assert_close(
-        backbone.alphas_cumprod, tiny_components.alphas_cumprod.float(), rtol=1e-4, atol=1e-6
+        backbone.schedule.alphas_cumprod,
+        tiny_components.alphas_cumprod.float(),
+        rtol=1e-4,
+        atol=1e-6,
     )
     assert not backbone.training
     assert not any(p.requires_grad for p in backbone.parameters())
@@ -152,7 +155,7 @@ def test_noise_is_derived_from_the_velocity(
 ) -> None:
     """With the true v the true ε comes back: ε = √ᾱ v + √(1−ᾱ) x_t."""
     x0, eps, t = torch.randn(3, 16, 16, 16), torch.randn(3, 16, 16, 16), torch.tensor([0, 400, 999])
-    alpha = backbone.alphas_cumprod[t].reshape(-1, 1, 1, 1)
+    alpha = backbone.schedule.alphas_cumprod[t].reshape(-1, 1, 1, 1)
     x_t = alpha.sqrt() * x0 + (1 - alpha).sqrt() * eps
     v = alpha.sqrt() * eps - (1 - alpha).sqrt() * x0
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_fit import SMALL
-from test_stable_diffusion import LENGTH, fill, write_tokenizer
+from helpers import SMALL_FIGURINE
+from small_pipelines import LENGTH, fill, write_tokenizer
 from torch import Tensor
 
 from pds_cli.errors import UserError
@@ -262,7 +262,12 @@ def test_a_nerf_is_scored_for_its_consistency(
     pds: Callable, tmp_path: Path, tiny_backbone: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pds_cli.evaluation.scores.TURNTABLE", (24, 48))
-    words = [*SMALL, "prompt=a photo of a robot", f"backbone.model={tiny_backbone}", "steps=2"]
+    words = [
+        *SMALL_FIGURINE,
+        "prompt=a photo of a robot",
+        f"backbone.model={tiny_backbone}",
+        "steps=2",
+    ]
     words += ["representation.render_size=64", "refine=none", "turntable=0"]
     words.append("representation.fit.steps=60")  # enough for surfaces
     assert pds("edit", *words, f"out={tmp_path}/run").code == 0
@@ -275,9 +280,9 @@ def test_a_nerf_is_scored_for_its_consistency(
     # From one side alone, views agree but for bilinear sampling; from many sides less well.
     assert found == pytest.approx(view_consistency(seen, cameras), abs=1e-3)
     assert found < view_consistency([seen[0], seen[0]], [cameras[0], cameras[0]])
-    (tmp_path / "run/exports/nerf.safetensors").write_bytes(b"torn")
+    (tmp_path / "run/exports/result.safetensors").write_bytes(b"torn")
     torn = pds("eval", str(tmp_path / "run"), f"out={tmp_path}/torn")
-    assert torn.code == 2 and "nerf.safetensors" in torn.err and "Traceback" not in torn.err
+    assert torn.code == 2 and "result.safetensors" in torn.err and "Traceback" not in torn.err
 
 
 def test_bootstrap_covers_the_mean() -> None:

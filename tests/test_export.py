@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from soft_ball import CENTRE, SoftBall, ring
 from torch import Tensor
 
 from pds_cli.errors import UserError
+from pds_cli.representations.spatial import Place
 from pds_cli.results.exporting import (
     back_project,
     surface,
@@ -243,7 +244,7 @@ def test_without_cameras_there_is_a_sentence(tmp_path: Path) -> None:
     ball = SoftBall()
     ball.cameras = {"train": {}, "eval": {}}
     for write in (write_cameras, write_point_cloud):
-        with pytest.raises(UserError, match=r"cameras\.json"):
+        with pytest.raises(UserError, match="knows no cameras"):
             write(tmp_path, ball)
 
 
@@ -289,13 +290,6 @@ def test_renders_come_one_at_a_time() -> None:
 # --- the verbs -----------------------------------------------------------------------------------
 
 
-@dataclass
-class Device:
-    """All that a NeRF asks of a backbone."""
-
-    device: torch.device
-
-
 class Ring(Scene):
     """Grey pictures from the cameras of a ring."""
 
@@ -316,7 +310,7 @@ def run(tmp_path: Path) -> Path:
     """A run folder with the export of a NeRF that nobody has trained: a random fog."""
     from pds_cli.representations.nerf.representation import NeRF
 
-    backbone: Any = Device(torch.device("cpu"))
+    backbone: Any = Place("cpu")
     grid = {"levels": 2, "features": 2, "log2_table": 8, "base_resolution": 4, "growth": 1.7}
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
@@ -365,9 +359,7 @@ def test_export_from_the_command_line(pds: Callable[..., Answer], run: Path) -> 
 def test_both_verbs_show_the_ball(
     pds: Callable[..., Answer], run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "pds_cli.results.path_rendering.load_result", lambda run, device: SoftBall()
-    )
+    monkeypatch.setattr("pds_cli.results.path_rendering.load_result", lambda *args: SoftBall())
     assert pds("render", f"run={run}", "frames=2", "size=24").code == 0
     with Image.open(run / "renders_turntable" / "rgb_0000.png") as file:
         pixels = np.asarray(file).astype(int)
@@ -384,7 +376,7 @@ def test_both_verbs_show_the_ball(
         (["render"], ["run is missing"]),
         (["export"], ["run is missing"]),
         (["render", "run=nowhere"], ["run=nowhere is not a folder"]),
-        (["render", "run=flat"], ["run=flat holds no 3D result", "exports/nerf.safetensors"]),
+        (["render", "run=flat"], ["run=flat holds no 3D result", "exports/result.safetensors"]),
         (["render", "-m", "run=flat", "fps=1,2"], ["run=flat holds no 3D result"]),
         (["render", "run=my run", "path=trun"], ["path=trun", "did you mean train?"]),
         (["render", "run=my run", "frames=0"], ["frames=0", "at least 1"]),
@@ -415,9 +407,9 @@ def test_bad_words_get_a_sentence(
 
 
 def test_a_damaged_result_is_a_sentence(pds: Callable[..., Answer], run: Path) -> None:
-    (run / "exports" / "nerf.safetensors").write_bytes(b"nonsense")
+    (run / "exports" / "result.safetensors").write_bytes(b"nonsense")
     answer = pds("render", f"run={run}")
-    assert answer.code == 2 and "nerf.safetensors" in answer.err
+    assert answer.code == 2 and "result.safetensors" in answer.err
 
 
 @pytest.mark.parametrize("verb", ["render", "export"])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_stable_diffusion import build_pipeline
+from small_pipelines import build_pipeline
 from torch import Tensor
 
 from pds_cli.backbones.base import Backbone

@@ -8,34 +8,24 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from conftest import Answer
+from helpers import SMALL_FIGURINE, records, summary
 
 from pds_cli.runs.checkpoint import load_checkpoint
-from pds_cli.training.trainer import Trainer
 
 pytest.importorskip("pyvista", reason="PyVista renders the small pictures of these tests")
 
-# 64 pixels a side: the tiny backbone's size.
-SCENE = ["scene=figurine", "scene.size=64", "scene.count=3", "scene.held_out=2"]
-FIELD = [
-    "representation.grid={levels: 4, features: 2, log2_table: 10, base_resolution: 8, growth: 1.7}",
-    "representation.hidden=16", "representation.occupancy=16", "representation.step=0.1",
-    "representation.rays=128", "representation.update_every=4", "representation.fit.steps=12",
-    "representation.fit.views_per_step=2",
-]  # fmt: skip
-SMALL = [*SCENE, *FIELD, "device=cpu"]
-NERF = "exports/nerf.safetensors"
+NERF = "exports/result.safetensors"
 Run = Callable[..., Answer]
 
 
 @pytest.fixture
 def fit(pds: Callable[..., Answer]) -> Run:
     """`pds fit` of a tiny scene for a few steps; the cache is in this test's own folder."""
-    return lambda *words: pds("fit", *SMALL, *words)
+    return lambda *words: pds("fit", *SMALL_FIGURINE, *words)
 
 
 @pytest.fixture
@@ -44,30 +34,7 @@ def edit(pds: Callable[..., Answer], tiny_backbone: Path) -> Run:
     words = ["prompt=a photo of a man wearing a wizard hat", f"backbone.model={tiny_backbone}"]
     words += ["representation.render_size=64", "steps=4", "hold_view=2"]
     words += ["refine=none", "turntable=2"]
-    return lambda *more: pds("edit", *SMALL, *words, *more)
-
-
-@pytest.fixture
-def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the stages whose steps were run in this test, one for each step."""
-    steps: list[str] = []
-    original = Trainer._one_step
-
-    def counted(self: Trainer, stage: Any, *args: Any) -> None:
-        steps.append(stage.name)
-        original(self, stage, *args)
-
-    monkeypatch.setattr(Trainer, "_one_step", counted)
-    return steps
-
-
-def summary(folder: Path | str) -> dict[str, Any]:
-    return json.loads((Path(folder) / "summary.json").read_text(encoding="utf-8"))
-
-
-def records(folder: Path | str) -> list[dict[str, Any]]:
-    lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
+    return lambda *more: pds("edit", *SMALL_FIGURINE, *words, *more)
 
 
 def kept() -> list[Path]:

@@ -7,7 +7,7 @@ is fitted to some of the photos must predict the held-out ones.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from rendered_scene import (
 )
 
 from pds_cli.representations.nerf.representation import NeRF
+from pds_cli.representations.spatial import Place
 from pds_cli.runs.folder import RunFolder
 from pds_cli.scenes.base import Scene
 from pds_cli.scenes.blender import BlenderScene
@@ -39,17 +40,10 @@ STEPS = 150
 SIZE = 48  # the longer side of the views in pixels
 
 
-@dataclass
-class Device:
-    """All that a NeRF asks of a backbone."""
-
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-
-
 def psnr(scene: Scene, folder: Path, **options: Any) -> float:
     """Of held-out views after a fit to the others."""
     torch.manual_seed(0)
-    found = NeRF(scene, Device(), **FIELD, **options, fit={"steps": STEPS})  # type: ignore[arg-type]
+    found = NeRF(scene, Place("cpu"), **FIELD, **options, fit={"steps": STEPS})  # type: ignore[arg-type]
     assert ensure_fit(scene, found, RunFolder(folder / "run"), 0, checkpoint_every=0)
     assert len(scene.eval_views) >= 2
     return measure(found, scene.eval_views)["psnr"]

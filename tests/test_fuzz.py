@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from conftest import TINY_MODEL, Answer
+from helpers import words_of_config
 from small_capture import capture, run_of
 
 from pds_cli.explain import Line
@@ -52,8 +52,8 @@ LISTS = [
 PATHS = [
     "/dev/null", "/dev/zero", "/dev/null/x", ".", "..", "/", "nowhere", "nowhere/x", "a file",
     "a file/x", "empty", "picture.png", "capture", "pictures", "edited", "fitted", "answers.json",
-    "capture/transforms.json", "fitted/exports/nerf.safetensors", "edited/config.yaml", "~", "link",
-    "x" * 300,
+    "capture/transforms.json", "fitted/exports/result.safetensors", "edited/config.yaml", "~",
+    "link", "x" * 300,
 ]  # fmt: skip
 
 
@@ -119,8 +119,9 @@ def words(verb: str, backbone: Path) -> list[str]:
         "import": ["images=pictures"],
         "sample": ["prompt=a photo of a robot", *tiny, "n=1", "steps=2"],
         "pretrain": [
-            *leaves(model), "data.folder=pictures", "data.toybox=false", "size=16", "into=made",
-            "stages=[decode]", "decode.batch_size=1", "denoise.batch_size=1", "render_every=0",
+            *words_of_config(model), "data.folder=pictures", "data.toybox=false", "size=16",
+            "into=made", "stages=[decode]", "decode.batch_size=1", "denoise.batch_size=1",
+            "render_every=0",
         ],
         "finetune": [
             "images=pictures", "prompt=a photo of sks man", *tiny, "steps=2", "class_images=1",
@@ -131,17 +132,6 @@ def words(verb: str, backbone: Path) -> list[str]:
         "list": [],
         "doctor": [],
     }[verb]  # fmt: skip
-
-
-def leaves(node: dict[str, Any], prefix: str = "") -> list[str]:
-    found = []
-    for key, value in node.items():
-        if isinstance(value, dict):
-            found += leaves(value, f"{prefix}{key}.")
-        else:
-            text = yaml.safe_dump(value, default_flow_style=True, width=10**6).strip()
-            found.append(f"{prefix}{key}={text.removesuffix('...').strip()}")
-    return found
 
 
 class Cases:

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import Answer
+from helpers import StopAt
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -29,6 +30,7 @@ from torch import Tensor
 from pds_cli.errors import UserError
 from pds_cli.pictures.files import read_image
 from pds_cli.representations.nerf.representation import NeRF
+from pds_cli.representations.spatial import load_spatial
 from pds_cli.runs.folder import RunFolder
 from pds_cli.scenes.capture import CaptureScene
 from pds_cli.scenes.colmap import ColmapScene, camera_of
@@ -393,13 +395,7 @@ class Saved:
     def __init__(self, folder: Path) -> None:
         self.path, self.folder = folder / "checkpoint.safetensors", folder
         trainer = walk(folder, 4)
-        step = trainer._one_step
-
-        def stopping(*words: Any) -> None:
-            step(*words)
-            trainer._stop = trainer.step == 2
-
-        trainer._one_step = stopping  # type: ignore[method-assign, assignment]
+        trainer.observers.append(StopAt(2, "walk"))
         assert trainer.run() == "stopped"
         with safe_open(str(self.path), "pt") as file:
             self.meta = json.loads(file.metadata()["pds"])
@@ -495,47 +491,40 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_3d_result_that_is_none(result: Path, tmp_path: Path) -> None:
-    source = result / "exports/nerf.safetensors"
+    source = result / "exports/result.safetensors"
     with safe_open(str(source), "pt") as file:
         meta = json.loads(file.metadata()["pds"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    path = tmp_path / "nerf.safetensors"
+    path = tmp_path / "result.safetensors"
 
     def sentence(found: dict[str, Tensor], words: Any) -> str:
         save_file(found, str(path), {"pds": json.dumps(words)})
-        with pytest.raises(UserError, match=r"nerf\.safetensors .*fit or edit anew") as caught:
-            NeRF.load(path)
+        with pytest.raises(UserError, match=r"result\.safetensors .*fit or edit anew") as caught:
+            load_spatial(path)
         assert "\n" not in str(caught.value)
         return str(caught.value)
 
     save_file(tensors, str(path), {"pds": json.dumps(meta)})
-    assert NeRF.load(path).transform.scale == meta["transform"]["scale"]
+    assert load_spatial(path).transform.scale == meta["transform"]["scale"]
     odd: list[Any] = [None, "x", [], math.nan, {"a": 1}]
     for place in leaves(meta):
         for wrong in odd:
             fine = place == ("options", "encoding")  # it is chosen anew
             fine |= place == ("options", "render_size") and wrong is None
-            fine |= place == ("views",) and wrong == []
-            fine |= place[:1] == ("views",) and len(place) == 2 and wrong == "x"
+            fine |= place[-1:] == ("name",) and wrong == "x"
+            fine |= place[:1] == ("cameras",) and len(place) == 2 and wrong == []
             if not fine:
                 sentence(tensors, changed(meta, place, wrong))
     # What would ask for gigabytes is seen before it is built.
     grid = {"levels": 32, "features": 8, "log2_table": 24}
     for name, wrong in (("grid", grid), ("hidden", 10**6), ("occupancy", 10**4)):
         options = {**meta["options"], name: wrong}
-        assert "is no NeRF of this version" in sentence(tensors, {**meta, "options": options})
+        assert "is no 3D result of this version" in sentence(tensors, {**meta, "options": options})
     for name, value in tensors.items():
         sentence({k: v for k, v in tensors.items() if k != name}, meta)
         sentence({**tensors, name: torch.zeros(3, 5, 7)}, meta)
         if value.is_floating_point() and name != "occupancy.density":
             sentence({**tensors, name: torch.full_like(value, math.inf)}, meta)
-
-
-def test_cameras_of_a_result_that_are_none(pds: Pds, result: Path) -> None:
-    shutil.copytree(result, "run")
-    for content in (b"[" * 100_000, b"\xff", b"[]", b'{"train": [1], "eval": []}', b"{}"):
-        Path("run/exports/cameras.json").write_bytes(content)
-        refused(pds("export", "run=run", "format=cameras"), "cameras.json")
 
 
 def test_render_from_nowhere(pds: Pds, result: Path) -> None:

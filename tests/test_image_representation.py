@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from pds_cli.backbones.base import Backbone, Text
+from pds_cli.backbones.schedule import Schedule
 from pds_cli.errors import UserError
 from pds_cli.pictures.files import read_image, resize
 from pds_cli.representations.image import ImageRepresentation
@@ -25,7 +26,7 @@ class LossyBackbone(Backbone):
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("alphas_cumprod", torch.linspace(0.99, 0.01, 10))
+        self.schedule = Schedule(torch.linspace(0.99, 0.01, 10))
         self.resolution = 32
         self.weight = torch.nn.Parameter(torch.ones(1))
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import OmegaConf
-from test_stable_diffusion import LENGTH, build_text_encoder, build_vae, fill, write_tokenizer
+from small_pipelines import LENGTH, build_text_encoder, build_vae, fill, write_tokenizer
 from torch import Tensor
 
 from pds_cli.backbones.embedded import EmbeddedBackbone
@@ -25,7 +25,7 @@ from pds_cli.errors import UserError
 from pds_cli.pictures.files import read_picture
 from pds_cli.representations.image import ImageRepresentation
 from pds_cli.scenes.figurine import FigurineScene
-from pds_cli.training.dataset_update import refine_stage
+from pds_cli.training.stages import Parts, Prompts, refine_stage
 
 ROBOT, MAN = "a photo of a robot", "a photo of a man"
 
@@ -78,7 +78,7 @@ def test_ddpm_inversion_is_the_posterior_by_hand() -> None:
     mean, std = DDPMInversion._step(
         backbone, x_t, torch.tensor(800), torch.tensor([600]), text, 1.0
     )
-    bar = backbone.alphas_cumprod
+    bar = backbone.schedule.alphas_cumprod
     alpha = bar[800] / bar[600]
     eps = backbone.predict_noise(x_t, torch.tensor([800]), text, 1.0)
     clean = (x_t - (1 - bar[800]).sqrt() * eps) / bar[800].sqrt()
@@ -267,7 +267,7 @@ def test_instruct_pix2pix_refines(instruct: tuple[Any, Path]) -> None:
     texts = [backbone.encode_prompt([word]) for word in ("a man", MAN)]
     words = {"prompt": "a man", "source": MAN, "negative": ""}
     picture = ImageRepresentation(scene, backbone)
-    stage = refine_stage(cfg, scene, picture, backbone, *texts, words=words)
+    stage = refine_stage(cfg, Parts(scene, picture, backbone), Prompts(words, *texts))
     assert stage is not None
     stage.objective.begin()
     loss, logs = stage.objective.loss(0, 0.0, generator())
@@ -295,7 +295,7 @@ def test_what_an_editor_does_not_look_at_is_named(pds: Callable, tmp_path: Path)
     words = ["edit", "scene=figurine2d", f"prompt={ROBOT}", "editor=sdedit", "editor.steps=2"]
     told = pds(*words, "guidance=9", "lr=0.5", f"out={tmp_path}/told")
     assert told.code == 0
-    assert "editor=sdedit looks at no guidance=9.0; its own is editor.guidance" in told.err
+    assert "editor=sdedit looks at no guidance=9; its own is editor.guidance" in told.err
     assert "looks at no lr=0.5\n" in told.err and "no steps" not in told.err
     assert pds(*words, "loss=dds", f"out={tmp_path}/loss").err.count("looks at no loss=dds") == 1
 

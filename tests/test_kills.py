@@ -22,9 +22,9 @@ from typing import Any
 import pytest
 import torch
 from conftest import ROOT, TINY_MODEL, Answer
+from helpers import words_of_config
 from PIL import Image
 from small_capture import capture
-from test_fuzz import leaves
 
 from pds_cli.runs.checkpoint import load_checkpoint
 
@@ -49,7 +49,7 @@ RUNS: dict[str, list[str]] = {
     "edit_3d": [*EDIT, *FIELD, *REFINE, "steps=12", "render_every=5", "hold_view=2", "turntable=2",
                 "representation.render_size=16"],
     "fit": ["fit", *FIELD, "representation.fit.steps=60", "checkpoint_every=5", "render_every=20"],
-    "pretrain": ["pretrain", *leaves(MODEL), "stages=[decode,denoise]", "size=16",
+    "pretrain": ["pretrain", *words_of_config(MODEL), "stages=[decode,denoise]", "size=16",
                  "data.toybox=false", "data.folder=pictures", "render_every=9", "log_every=1",
                  "checkpoint_every=4", "decode.steps=24", "decode.batch_size=4",
                  "denoise.steps=24", "denoise.batch_size=4", "device=cpu"],

@@ -52,7 +52,7 @@ def z_tilde(
     published: bool,
 ) -> Tensor:
     """z̃ = (x_{t−1} − μ(x_t, y))/σ_t, straight from its definition, one timestep at a time."""
-    bar = backbone.alphas_cumprod
+    bar = backbone.schedule.alphas_cumprod
     beta = 1 - bar[t] / bar[t - 1 if published else t_prev]
     alpha = 1 - beta
     x_t = bar[t].sqrt() * x0 + (1 - bar[t]).sqrt() * eps
@@ -110,7 +110,7 @@ def test_exact_posterior_has_no_identity_term() -> None:
 def test_exact_pds_is_dds_weighted_by_chi(backbone: MixtureBackbone) -> None:
     p = problem(8)
     dds = gradient(DDS(guidance=5.0), backbone, p)
-    chi = posterior_coefficients(backbone.alphas_cumprod, p["t"], p["t"] - 2, "exact").chi
+    chi = posterior_coefficients(backbone.schedule.alphas_cumprod, p["t"], p["t"] - 2, "exact").chi
     for identity in (0.0, 1.0, 4.0):
         loss = PDS(guidance=5.0, coefficients="exact", identity=identity)
         expected = chi.view(-1, 1, 1, 1) * dds
@@ -204,7 +204,7 @@ class Scaled(Backbone):
         self.inner = inner
         self.scale = torch.nn.Parameter(torch.ones((), dtype=torch.float64))
         self.rows: list[int] = []
-        self.register_buffer("alphas_cumprod", inner.alphas_cumprod)
+        self.schedule = inner.schedule
 
     def image_size(self, height: int, width: int) -> tuple[int, int]:
         return self.inner.image_size(height, width)
@@ -386,7 +386,7 @@ def test_call_draws_per_sample_and_repeats_with_the_seed(backbone: MixtureBackbo
 
 def test_weightings(backbone: MixtureBackbone) -> None:
     p = problem(4)
-    bar = backbone.alphas_cumprod[p["t"]].view(-1, 1, 1, 1)
+    bar = backbone.schedule.alphas_cumprod[p["t"]].view(-1, 1, 1, 1)
     plain = gradient(DDS(guidance=2.0), backbone, p)
     for name, w in {"sigma": (1 - bar).sqrt(), "sigma2": 1 - bar}.items():
         weighted = gradient(DDS(guidance=2.0, weighting=name), backbone, p)

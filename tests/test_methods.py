@@ -13,7 +13,7 @@ import pytest
 import torch
 from loss_problem import gradient, small_mixture
 from omegaconf import OmegaConf
-from test_stable_diffusion import build_pipeline
+from small_pipelines import build_pipeline
 from torch import Tensor
 
 from pds_cli.backbones.base import Backbone
@@ -123,7 +123,7 @@ def test_ism_by_hand(backbone: MixtureBackbone) -> None:
     """One sample, t = 300: x_0 → x_200 → x_250 → x_300, unconditionally."""
     p = problem(1)
     p["t"] = torch.tensor([300])
-    bar = backbone.alphas_cumprod
+    bar = backbone.schedule.alphas_cumprod
     x, before = p["x0_tgt"], 1.0
     for at, after in ((0, 200), (200, 250)):
         eps = eps_hat(backbone, x, torch.tensor([at]), "b", 0.0)
@@ -154,7 +154,7 @@ def test_sdi_uses_the_noise_that_inversion_finds(backbone: MixtureBackbone) -> N
     p = problem(3)
     text = backbone.encode_prompt(["b"]).expand(3)
     x_t = ddim_invert(backbone, p["x0_tgt"], p["t"], text, steps=10, guidance=-6.5)
-    bar = backbone.alphas_cumprod[p["t"]].reshape(-1, 1, 1, 1)
+    bar = backbone.schedule.alphas_cumprod[p["t"]].reshape(-1, 1, 1, 1)
     kappa = (x_t - bar.sqrt() * p["x0_tgt"]) / (1 - bar).sqrt()
     expected = eps_hat(backbone, x_t, p["t"], "b", 3.0) - kappa
     loss = SDI(guidance=3.0, inversion_eta=0.0, weighting="none")
@@ -180,7 +180,7 @@ def test_ids_brings_the_source_to_its_own_estimate(backbone: MixtureBackbone) ->
     """The distance ‖x_0^src − x̂_0(x_t^src)‖ falls; its slope is the numerical one."""
     p = problem(1, seed=2)
     text = backbone.encode_prompt(["a"])
-    bar = backbone.alphas_cumprod[p["t"]].reshape(-1, 1, 1, 1)
+    bar = backbone.schedule.alphas_cumprod[p["t"]].reshape(-1, 1, 1, 1)
 
     def off(x_t: Tensor) -> Tensor:
         eps = backbone.predict_noise(x_t, p["t"], text, 3.0)
@@ -293,7 +293,7 @@ def test_the_lora_learns_what_renders_are(fresh: EmbeddedBackbone) -> None:
     assert float(first.abs().max()) < 1e-5
     later, less = evaluate()
     assert less < error
-    weight = 1 - float(fresh.alphas_cumprod[400])
+    weight = 1 - float(fresh.schedule.alphas_cumprod[400])
     phi = before - later / weight
     assert float((phi - p["eps"]).norm()) < float((before - p["eps"]).norm())
     with torch.no_grad():

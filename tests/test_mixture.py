@@ -42,7 +42,7 @@ def test_eps_is_the_gradient_of_the_log_density(t: int, prompt: str, kind: str) 
     backbone = mixture(kind == "common", kind == "points")
     x = some_x().requires_grad_()
     score = torch.autograd.grad(backbone.log_density(x, prompt, t).sum(), x)[0]
-    expected = -(1 - backbone.alphas_cumprod[t]).sqrt() * score
+    expected = -(1 - backbone.schedule.alphas_cumprod[t]).sqrt() * score
     actual = predict(backbone, x.detach(), t, prompt)
     torch.testing.assert_close(actual, expected, rtol=1e-8, atol=1e-8)
 
@@ -51,7 +51,7 @@ def test_log_density_is_that_of_torch_distributions() -> None:
     from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
     backbone, t = mixture(False), 300
-    bar = backbone.alphas_cumprod[t]
+    bar = backbone.schedule.alphas_cumprod[t]
     std = (bar * backbone.variances + 1 - bar).sqrt()[:, None].expand(-1, 6)
     reference = MixtureSameFamily(
         Categorical(logits=backbone.log_weights),
@@ -65,7 +65,7 @@ def test_log_density_is_that_of_torch_distributions() -> None:
 def test_tweedie(t: int) -> None:
     """x̂_0 from ε̂ is the posterior mean E[x_0 | x_t], taken component by component."""
     backbone, x = mixture(False), some_x()
-    bar = backbone.alphas_cumprod[t]
+    bar = backbone.schedule.alphas_cumprod[t]
     x0_hat = (x - (1 - bar).sqrt() * predict(backbone, x, t, "")) / bar.sqrt()
     v = bar * backbone.variances + 1 - bar
     square = torch.cdist(x.flatten(1), bar.sqrt() * backbone.means).square()
@@ -137,7 +137,7 @@ def test_a_point_set_is_recovered_by_ddim() -> None:
     """Sampling down the exact ε̂ of a point set ends on its points."""
     backbone = CrescentMixture(points=20, std=0.0)
     x = torch.randn(32, 2, 1, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    text, bar = backbone.encode_prompt(["b"]).expand(32), backbone.alphas_cumprod
+    text, bar = backbone.encode_prompt(["b"]).expand(32), backbone.schedule.alphas_cumprod
     times = list(range(999, -1, -9))
     for t, s in zip(times, [*times[1:], None], strict=True):
         eps = backbone.predict_noise(x, torch.full((32,), t), text)
@@ -150,7 +150,7 @@ def test_a_point_set_is_recovered_by_ddim() -> None:
 
 def test_contract() -> None:
     backbone, x = CrescentMixture(points=5).float(), torch.rand(2, 2, 1, 1)
-    assert backbone.image_size(512, 300) == (1, 1) and backbone.num_train_timesteps == 1000
+    assert backbone.image_size(512, 300) == (1, 1) and backbone.schedule.num_train_timesteps == 1000
     assert backbone.encode_image(x) is x and backbone.decode_latent(x) is x
     assert predict(backbone, x, 3, "a").dtype == torch.float32
     bar = scaled_linear()

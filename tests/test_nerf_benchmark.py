@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import SMALL_FIGURINE
 from PIL import Image
-from test_fit import SMALL
 
 from pds_cli.benchmarks.nerf import NerfEditBenchmark, markdown
 from pds_cli.errors import UserError
@@ -29,7 +29,7 @@ def bench(
         "pds_cli.benchmarks.nerf.load_probe",
         lambda: load_probe(tmp_path / "probe.safetensors"),
     )
-    words = [word for word in SMALL if word != "scene=figurine"]
+    words = [word for word in SMALL_FIGURINE if word != "scene=figurine"]
     words += ["representation.render_size=64", "steps=2", "refine=none", "turntable=0"]
     quoted = ", ".join(json.dumps(word) for word in [*words, f"backbone.model={tiny_backbone}"])
     return lambda *more: pds(

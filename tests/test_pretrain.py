@@ -14,10 +14,12 @@ import pytest
 import torch
 import yaml
 from conftest import TINY_MODEL, Answer
+from helpers import records
 from PIL import Image
 from safetensors.torch import load_file
 
 from pds_cli.backbones.embedded import EmbeddedBackbone, EmbeddedInstructModel
+from pds_cli.backbones.schedule import Schedule
 from pds_cli.errors import UserError
 from pds_cli.pictures.captioned import load_captioned_images
 from pds_cli.pretraining.components import (
@@ -98,11 +100,6 @@ def weights(folder: Path | str) -> dict[str, bytes]:
     files = sorted(Path(folder).rglob("*.safetensors"))
     assert files
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
-
-
-def records(folder: Path | str) -> list[dict[str, Any]]:
-    lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
 
 
 # --- runs ----------------------------------------------------------------------------------------
@@ -471,7 +468,7 @@ def test_denoising_learns(tiny_components: Any) -> None:
     data = CaptionedImages(pictures, [["a man"], ["a robot"]], [{}, {}])
     objective = DenoisingObjective(
         parts.unet, parts.text_encoder, parts.tokenize, parts.autoencoder, data,
-        parts.alphas_cumprod, batch_size=4,
+        Schedule(parts.alphas_cumprod), batch_size=4,
     )  # fmt: skip
     objective.begin()
     optimizer = torch.optim.Adam(objective.parameter_groups()[0]["params"], lr=3e-3)
@@ -481,7 +478,7 @@ def test_denoising_learns(tiny_components: Any) -> None:
         loss, _ = objective.loss(step, 0.0, step_generator(0, "denoise", step))
         loss.backward()
         optimizer.step()
-        objective.after_step(step)
+        objective.after_step(step, optimizer)
         values.append(float(loss.detach()))
     assert sum(values[-5:]) < 0.7 * sum(values[:5])
     state = {k: v.clone() for k, v in objective.state_dict().items()}
@@ -544,7 +541,7 @@ def test_late_timesteps_are_noisy(tiny_components: Any) -> None:
         parts.tokenize,
         parts.autoencoder,
         None,  # type: ignore[arg-type]
-        parts.alphas_cumprod,
+        Schedule(parts.alphas_cumprod),
         batch_size=4000,
         high_noise=0.5,
         high_noise_from=0.55,

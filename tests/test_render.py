@@ -16,6 +16,7 @@ from conftest import Answer
 from PIL import Image
 
 from pds_cli.representations.nerf.representation import NeRF
+from pds_cli.representations.spatial import load_spatial
 from pds_cli.scenes.base import Scene
 from pds_cli.views.cameras import Camera, look_at
 from pds_cli.views.paths import camera_path
@@ -92,7 +93,7 @@ def test_pictures_are_what_the_field_shows_along_the_path(
 ) -> None:
     answer = pds("render", f"run={run}", f"path={path}", "frames=4", "depth=false", "device=cpu")
     assert answer.code == 0, answer.err
-    nerf = NeRF.load(run / "exports" / "nerf.safetensors", "cpu")
+    nerf = load_spatial(run / "exports" / "result.safetensors", "cpu")
     cameras = camera_path(path, list(nerf.cameras["train"].values()), nerf.region, frames=4)
     pictures = sorted((run / f"renders_{path}").glob("rgb_*.png"))
     for camera, file in zip(cameras, pictures, strict=True):
@@ -179,15 +180,17 @@ def test_a_wrong_entry_of_a_camera_file_is_named(pds: Callable[..., Answer], run
     assert "Traceback" not in answer.err and not list(run.rglob("*.png"))
 
 
-def test_a_run_that_lost_its_cameras_still_follows_a_file(
+def test_the_file_of_cameras_is_for_others_and_can_be_a_path(
     pds: Callable[..., Answer], run: Path
 ) -> None:
     (run / "exports" / "cameras.json").rename("mine.json")
-    answer = pds("render", f"run={run}", "device=cpu")
-    assert answer.code == 2 and "cameras.json" in answer.err and "Traceback" not in answer.err
-    words = ["path=mine.json", "frames=2", "depth=false", "device=cpu"]
-    assert pds("render", f"run={run}", *words).code == 0
-    assert len(list((run / "renders_mine").glob("rgb_*.png"))) == 2
+    for path in ("train", "mine.json"):
+        words = [f"path={path}", "frames=2", "depth=false", "device=cpu"]
+        assert pds("render", f"run={run}", *words).code == 0
+    pictures = [sorted((run / f"renders_{p}").glob("rgb_*.png")) for p in ("train", "mine")]
+    assert len(pictures[0]) == 2
+    for one, other in zip(*pictures, strict=True):
+        assert one.read_bytes() == other.read_bytes()
 
 
 def test_what_is_not_our_own_in_the_folder_stays(pds: Callable[..., Answer], run: Path) -> None:

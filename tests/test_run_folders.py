@@ -18,9 +18,9 @@ from conftest import Answer
 
 from pds_cli.errors import UserError
 from pds_cli.files import atomic_path, write_text
+from pds_cli.runs import layout
 from pds_cli.runs.outputs import Folders
 from pds_cli.runs.ownership import (
-    CARD,
     FILES,
     Claim,
     adopt,
@@ -56,7 +56,7 @@ def test_only_what_a_run_wrote_is_removed(tmp_path: Path) -> None:
     for name in ("notes.txt", "renders/mine.png"):
         (run / name).write_text("mine")
     listed = set((run / FILES).read_text().splitlines())
-    assert listed == {CARD, "edit.log", "renders/a.png", "events/**"}
+    assert listed == {layout.CARD, "edit.log", "renders/a.png", "events/**"}
     assert remove_listed(run) == ["notes.txt", "renders"]
     left = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
     assert left - {".pds/lock"} == {"notes.txt", "renders/mine.png"}
@@ -126,10 +126,10 @@ def test_cards_say_whose_a_folder_is(tmp_path: Path) -> None:
     card = card_of(tmp_path)
     assert card is not None
     for change in ({"version": "0.0.1"}, {"format": 99}):
-        (tmp_path / CARD).write_text(json.dumps(card | change))
+        (tmp_path / layout.CARD).write_text(json.dumps(card | change))
         with pytest.raises(UserError, match="was written by pds"):
             check_card(tmp_path, "resume", "fit")
-    (tmp_path / CARD).write_text("[" * 100_000)
+    (tmp_path / layout.CARD).write_text("[" * 100_000)
     assert card_of(tmp_path) is None
 
 

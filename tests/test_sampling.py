@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pds_cli.backbones.base import Backbone, Text
 from pds_cli.backbones.sampling import ddim, ddim_timesteps, noise, sample
+from pds_cli.backbones.schedule import Schedule
 
 MEAN, STD = 0.6, 0.05
 
@@ -24,7 +25,7 @@ class GaussianImages(Backbone):
     def __init__(self, resolution: int = 4, std: float = STD, recommended: object = None) -> None:
         super().__init__()
         betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64).square()
-        self.register_buffer("alphas_cumprod", (1 - betas).cumprod(0))
+        self.schedule = Schedule((1 - betas).cumprod(0))
         self.resolution, self.std = resolution, std
         self.batches: list[int] = []
 
@@ -43,7 +44,7 @@ class GaussianImages(Backbone):
 
     def predict_eps(self, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
         self.batches.append(len(x_t))
-        alpha = self.alphas_cumprod[t].reshape(-1, 1, 1, 1)
+        alpha = self.schedule.alpha_bar(t, x_t)
         mean = cond["mean"].reshape(-1, 1, 1, 1)
         variance = alpha * self.std**2 + 1 - alpha
         return (1 - alpha).sqrt() * (x_t - alpha.sqrt() * mean) / variance
@@ -69,7 +70,7 @@ def test_ddim_on_a_gaussian_is_the_recursion_on_paper(guidance: float, steps: in
         backbone, x_t, backbone.encode_prompt(["x"]).expand(16), steps=steps, guidance=guidance
     )
     mean = MEAN / 2 + guidance * MEAN / 2
-    alphas = [float(backbone.alphas_cumprod[t]) for t in ddim_timesteps(1000, steps)]
+    alphas = [float(backbone.schedule.alphas_cumprod[t]) for t in ddim_timesteps(1000, steps)]
     scale = 1.0
     for a, b in zip(alphas, [*alphas[1:], 1.0], strict=True):
         scale *= (STD**2 * (a * b) ** 0.5 + ((1 - a) * (1 - b)) ** 0.5) / (a * STD**2 + 1 - a)
@@ -88,7 +89,7 @@ def test_one_step_is_the_denoised_mean() -> None:
     backbone = GaussianImages()
     x_t = torch.randn(2, 3, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     text = backbone.encode_prompt(["x"]).expand(2)
-    alpha = backbone.alphas_cumprod[-1]
+    alpha = backbone.schedule.alphas_cumprod[-1]
     eps = backbone.predict_eps(x_t, torch.full((2,), 999), text.cond)
     x0 = ddim(backbone, x_t, text, steps=1)
     torch.testing.assert_close(x0, (x_t - (1 - alpha).sqrt() * eps) / alpha.sqrt())

@@ -7,18 +7,26 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
 from conftest import Answer
 from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
 
 from pds_cli.errors import UserError
+from pds_cli.instantiate import check_target, instantiate
 from pds_cli.labels import LabelledStream
 from pds_cli.options.catalogue import catalogue, conf_dir, shipped_targets
-from pds_cli.options.signature import constant_of
 from pds_cli.overrides import MOST_JOBS, job_count, literal_prompt, read_command_line
-from pds_cli.training.unused import remarks
+from pds_cli.representations.spatial import Spatial
+from pds_cli.representations.svg.representation import SVG
+from pds_cli.training.distillation import EditObjective
+from pds_cli.training.one_shot import EditorObjective
+from pds_cli.training.remarks import remarks
+from pds_cli.training.trainer import Objective
 
 # --- words that cannot be ------------------------------------------------------------------------
 
@@ -179,7 +187,24 @@ def said(*words: str) -> list[str]:
     chosen |= dict(word.split("=", 1) for word in words if word.split("=")[0] in chosen)
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = compose("edit", ["prompt=x", *words])
-    return list(remarks(cfg, words, lambda group: chosen[group]))
+    return list(remarks(cfg, words, lambda group: chosen[group], *built(cfg)))
+
+
+def built(cfg: DictConfig) -> tuple[Any, Any]:
+    """The objective and the representation, with no more in them than remarks look at."""
+    kind: Any = check_target("representation", cfg.representation._target_)
+    representation = kind.__new__(kind)
+    if kind is SVG:
+        representation.chosen = tuple(cfg.representation.parameters)
+    method: Any = check_target("loss", cfg.loss._target_)
+    if issubclass(method, Objective):
+        return method.__new__(method), representation
+    if cfg.editor._target_ is not None:
+        return EditorObjective.__new__(EditorObjective), representation
+    scene: Any = SimpleNamespace(edit_views=[None] * (2 if issubclass(kind, Spatial) else 1))
+    nothing: Any = None
+    loss = instantiate("loss", cfg.loss)
+    return EditObjective(scene, nothing, nothing, loss, nothing, nothing), representation
 
 
 @pytest.mark.parametrize(
@@ -228,14 +253,13 @@ def test_a_word_with_effect_is_not_remarked(words: list[str]) -> None:
     assert said(*words) == []
 
 
-def test_whether_a_loss_has_a_source_branch_is_read_from_its_source() -> None:
-    from pds_cli.losses import base
-
+def test_options_that_a_loss_calls_idle_are_options_and_switches_of_its_own() -> None:
     for target in shipped_targets("loss"):
-        module, name = target.rsplit(".", 1)
-        found = getattr(__import__(module, fromlist=[name]), name)
-        if issubclass(found, base.Loss):
-            assert constant_of(target, "uses_source") == str(found.uses_source)
+        kind: Any = check_target("loss", target)
+        if not issubclass(kind, Objective):
+            found = kind(guidance=1.0)
+            for option, switch in found.idle().items():
+                assert hasattr(found, option) and (switch is None or hasattr(found, switch))
 
 
 # --- a user's own code ---------------------------------------------------------------------------

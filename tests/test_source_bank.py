@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from albums import Album, Counting, Pages, gaussians, texts
+from helpers import StopAt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -198,33 +199,22 @@ def test_an_annealed_schedule_walks_the_bank_downwards() -> None:
 # --- resuming ------------------------------------------------------------------------------------
 
 
-class Interrupted(EditObjective):
-    """Asks its trainer to stop before a step."""
-
-    at = -1
-    trainer: Trainer
-
-    def loss(self, step: int, *rest: Any) -> Any:
-        if step == self.at - 1:
-            self.trainer._stop = True
-        return super().loss(step, *rest)
-
-
 def run(folder: Path, at: int = -1, resume: bool = False) -> tuple[str, Tensor, str]:
     """24 steps on three views; stops after `at` of them."""
     torch.manual_seed(0)
     scene, backbone = Album(3), gaussians()
     pages = Pages(scene)
     loss = PDS(guidance=3.0, source_bank=3)
-    edit = Interrupted(
+    edit = EditObjective(
         scene, pages, backbone, loss, *texts(backbone), batch_size=2, hold_view=2, seed=4
     )
     stage = Stage("edit", edit, 24, lambda groups: torch.optim.Adam(groups, lr=0.02))
-    edit.trainer = Trainer([stage], RunFolder(folder), seed=4, checkpoint_every=100)
-    edit.at = at
+    trainer = Trainer(
+        [stage], RunFolder(folder), seed=4, checkpoint_every=100, observers=[StopAt(at)]
+    )
     if resume:
-        edit.trainer.resume()
-    status = edit.trainer.run()
+        trainer.resume()
+    status = trainer.run()
     metrics = (folder / "metrics.jsonl").read_text(encoding="utf-8")
     return status, pages.theta.detach().clone(), metrics
 

@@ -18,6 +18,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from small_pipelines import (
+    LENGTH,
+    build_pipeline,
+    build_unet,
+    build_vae,
+)
 from torch import Tensor
 
 from pds_cli.backbones import diffusers_folder
@@ -30,146 +36,7 @@ from pds_cli.losses.sds import SDS
 
 GOLDEN = Path(__file__).parent / "golden" / "stable_diffusion.json"
 KINDS = ("sd1", "sd2", "sdxl")
-LENGTH = 16  # tokens a prompt
 HUB_ID = "nobody-here/no-such-model"
-
-
-# -- tiny pipelines ------------------------------------------------------------------------------
-
-
-def write_tokenizer(folder: Path, pad: str = "<|endoftext|>") -> Any:
-    """A CLIP tokenizer of single letters and two merges, in the layout of the public models."""
-    from transformers import CLIPTokenizer
-
-    letters = ["!", *"abcdefghijklmnopqrstuvwxyz"]
-    words = [*letters, *[f"{c}</w>" for c in letters], "ma", "man</w>", "<|startoftext|>"]
-    vocab = {word: i for i, word in enumerate([*words, "<|endoftext|>"])}
-    folder.mkdir(parents=True)
-    (folder / "vocab.json").write_text(json.dumps(vocab))
-    (folder / "merges.txt").write_text("#version: 0.2\nm a\nma n</w>\n")
-    names = {
-        "bos_token": "<|startoftext|>",
-        "eos_token": "<|endoftext|>",
-        "unk_token": "<|endoftext|>",
-        "pad_token": pad,
-    }
-    config = {**names, "model_max_length": LENGTH, "tokenizer_class": "CLIPTokenizer"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    return CLIPTokenizer.from_pretrained(folder)
-
-
-def fill(module: Any, seed: int) -> Any:
-    """Sets weights from a seed alone, whatever order or initialisation the libraries use."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, p in sorted(module.named_parameters()):
-            value = torch.randn(p.shape, generator=generator)
-            if p.ndim > 1:
-                value = value / p[0].numel() ** 0.5
-            elif name.endswith("weight"):
-                value = 1 + 0.1 * value
-            else:
-                value = 0.1 * value
-            p.copy_(value)
-    return module.eval()
-
-
-def build_text_encoder(kind: str, vocab: int, second: bool = False) -> Any:
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-
-    config = CLIPTextConfig(
-        vocab_size=vocab,
-        hidden_size=24 if second else 16,
-        intermediate_size=32,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        max_position_embeddings=LENGTH,
-        projection_dim=12,
-        hidden_act="gelu" if kind == "sd2" else "quick_gelu",
-        bos_token_id=vocab - 2,
-        eos_token_id=vocab - 1,
-        pad_token_id=vocab - 1,
-    )
-    return fill((CLIPTextModelWithProjection if second else CLIPTextModel)(config), 3 + second)
-
-
-def build_unet(kind: str) -> Any:
-    from diffusers import UNet2DConditionModel
-
-    options: dict[str, Any] = {"cross_attention_dim": 16}
-    if kind == "sdxl":
-        options = {
-            "cross_attention_dim": 40,
-            "addition_embed_type": "text_time",
-            "addition_time_embed_dim": 4,
-            "projection_class_embeddings_input_dim": 12 + 6 * 4,
-        }
-    unet = UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        norm_num_groups=4,
-        attention_head_dim=4,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        use_linear_projection=kind != "sd1",
-        **options,
-    )
-    return fill(unet, 1)
-
-
-def build_vae(**options: Any) -> Any:
-    from diffusers import AutoencoderKL
-
-    vae = AutoencoderKL(
-        block_out_channels=(8, 8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        latent_channels=4,
-        norm_num_groups=4,
-        **{"scaling_factor": 0.18215, **options},
-    )
-    return fill(vae, 2)
-
-
-def build_pipeline(kind: str, folder: Path) -> Any:
-    from diffusers import (
-        DDIMScheduler,
-        EulerDiscreteScheduler,
-        PNDMScheduler,
-        StableDiffusionPipeline,
-        StableDiffusionXLPipeline,
-    )
-
-    tokenizer = write_tokenizer(folder / "tokenizer")
-    beta = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-    parts = {
-        "vae": build_vae(),
-        "unet": build_unet(kind),
-        "tokenizer": tokenizer,
-        "text_encoder": build_text_encoder(kind, len(tokenizer)),
-    }
-    if kind == "sdxl":
-        return StableDiffusionXLPipeline(
-            **parts,
-            tokenizer_2=write_tokenizer(folder / "tokenizer_2", pad="!"),
-            text_encoder_2=build_text_encoder(kind, len(tokenizer), second=True),
-            scheduler=EulerDiscreteScheduler(**beta),
-            add_watermarker=False,
-        )
-    sd2 = kind == "sd2"
-    scheduler = (
-        DDIMScheduler(**beta, prediction_type="v_prediction", clip_sample=False, steps_offset=1)
-        if sd2
-        else PNDMScheduler(**beta, skip_prk_steps=True, steps_offset=1)
-    )
-    return StableDiffusionPipeline(
-        **parts,
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
 
 
 Saved = dict[str, tuple[Any, Path]]
@@ -318,8 +185,8 @@ def test_noise_levels_are_those_of_the_saved_scheduler(
     kind: str, pipelines: Saved, backbones: dict[str, StableDiffusion]
 ) -> None:
     expected = pipelines[kind][0].scheduler.alphas_cumprod
-    torch.testing.assert_close(backbones[kind].alphas_cumprod, expected)
-    assert backbones[kind].num_train_timesteps == 1000
+    torch.testing.assert_close(backbones[kind].schedule.alphas_cumprod, expected)
+    assert backbones[kind].schedule.num_train_timesteps == 1000
 
 
 def test_zero_terminal_snr_stays_above_zero(copy_of: Callable[[str], Path]) -> None:
@@ -327,7 +194,7 @@ def test_zero_terminal_snr_stays_above_zero(copy_of: Callable[[str], Path]) -> N
     config_file = folder / "scheduler" / "scheduler_config.json"
     config = json.loads(config_file.read_text())
     config_file.write_text(json.dumps({**config, "rescale_betas_zero_snr": True}))
-    alphas_cumprod = StableDiffusion(str(folder), device="cpu").alphas_cumprod
+    alphas_cumprod = StableDiffusion(str(folder), device="cpu").schedule.alphas_cumprod
     assert 0 < alphas_cumprod[-1] < 1e-6 and (alphas_cumprod.diff() < 0).all()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import random
 import re
@@ -13,37 +12,17 @@ import numpy as np
 import pytest
 import torch
 from conftest import Answer
+from drawing_pages import by_pds, by_resvg, page
 from lxml import etree
 from PIL import Image
 
-from pds_cli.drawings.drawing import Drawing, parse_drawing, read_drawing
+from pds_cli.drawings.drawing import parse_drawing, read_drawing
 from pds_cli.drawings.rasterise import Numbers, compiled, rasterise
 from pds_cli.errors import UserError
 from pds_cli.representations.svg.representation import SVG
 from pds_cli.scenes.svg import SAMPLES, SVGScene
 
-resvg_py = pytest.importorskip("resvg_py")
-
-HEAD = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
-
-
-def page(body: str, attributes: str = 'viewBox="0 0 100 100"') -> str:
-    return f"{HEAD} {attributes}>{body}</svg>"
-
-
-def by_resvg(text: str, width: int = 128) -> np.ndarray:
-    data = resvg_py.svg_to_bytes(
-        svg_string=text, width=width, background="#ffffff", skip_system_fonts=True, dpi=96
-    )
-    return np.asarray(Image.open(io.BytesIO(bytes(data))).convert("RGB"), np.float32) / 255
-
-
-def by_pds(drawing: Drawing, height: int, width: int) -> np.ndarray:
-    program, numbers = compiled(drawing)
-    image = rasterise(
-        program, numbers.to(torch.float32), drawing.placed(width, height), height, width
-    )
-    return image[:3].permute(1, 2, 0).numpy()
+pytest.importorskip("resvg_py")
 
 
 def likeness(text: str) -> float:

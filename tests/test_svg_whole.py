@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import Answer
+from drawing_pages import by_pds, by_resvg, page
 from lxml import etree
-from test_svg import by_pds, by_resvg, page
 
 from pds_cli.drawings.drawing import (
     Drawing,

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from helpers import StopAt, records
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -20,7 +21,7 @@ from torch import Tensor
 from pds_cli.errors import UserError
 from pds_cli.runs.folder import RunFolder
 from pds_cli.seeds import step_generator
-from pds_cli.training.trainer import EarlyStop, Objective, Stage, Trainer
+from pds_cli.training.trainer import EarlyStop, Objective, Observer, Stage, Trainer
 
 LR = 0.05
 
@@ -48,7 +49,7 @@ class Noisy(Objective):
         target = 1 + torch.randn(self.theta.shape, generator=generator)
         return (self.theta - target).square().sum(), {"progress": progress}
 
-    def after_step(self, step: int) -> None:
+    def after_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
         self.calls.append(f"after {step}")
 
     def renders(self) -> dict[str, Tensor]:
@@ -82,10 +83,6 @@ class Scripted(Noisy):
 
 def adam(groups: Any) -> torch.optim.Optimizer:
     return torch.optim.Adam(groups, lr=LR)
-
-
-def records(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def run_one(folder: Path, objective: Objective, steps: int, **options: Any) -> str:
@@ -437,3 +434,85 @@ def test_lines_past_the_checkpoint_and_half_lines_are_dropped(tmp_path: Path) ->
     folder.forget_after(["fit", "edit"], "edit", 2)
     kept = [(r["stage"], r["step"]) for r in records(tmp_path)]
     assert kept == [("fit", n) for n in range(1, 8)] + [("edit", 1), ("edit", 2)]
+
+
+# --- observers, and parameters that are replaced -------------------------------------------------
+
+
+def test_an_observer_sees_every_step_and_may_stop_the_run(tmp_path: Path) -> None:
+    seen: list[tuple[str, int]] = []
+    stages = [Stage("fit", Noisy(), 2, adam), Stage("edit", Noisy(), 9, adam)]
+    look: Observer = lambda trainer, stage: seen.append((stage.name, trainer.step))  # noqa: E731
+    trainer = Trainer(stages, RunFolder(tmp_path), observers=[look, StopAt(3)])
+    assert trainer.run() == "stopped" and trainer.step == 3
+    assert seen == [("fit", 1), ("fit", 2), ("edit", 1), ("edit", 2), ("edit", 3)]
+
+
+def test_a_paused_run_waits_and_goes_on_or_stops(tmp_path: Path) -> None:
+    def paused(folder: Path, then: Callable[[Trainer], None]) -> tuple[str, int]:
+        waiting = threading.Event()
+
+        def pause(trainer: Trainer, stage: Stage) -> None:
+            if trainer.step == 2:
+                trainer.request_pause()
+                waiting.set()
+
+        trainer = Trainer([Stage("edit", Noisy(), 4, adam)], RunFolder(folder), observers=[pause])
+        status: list[str] = []
+        thread = threading.Thread(target=lambda: status.append(trainer.run()))
+        thread.start()
+        assert waiting.wait(60)
+        time.sleep(0.3)
+        assert trainer.step == 2 and thread.is_alive()
+        then(trainer)
+        thread.join(60)
+        return status[0], trainer.step
+
+    assert paused(tmp_path / "on", lambda trainer: trainer.request_resume())[0] == "done"
+    assert paused(tmp_path / "off", lambda trainer: trainer.request_stop()) == ("stopped", 2)
+    assert len(records(tmp_path / "on")) == 4
+
+
+class Growing(Noisy):
+    """Doubles its parameters after every third step; the new ones' moments begin at zero."""
+
+    def after_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
+        if step % 3:
+            return
+        old, group = self.theta, optimizer.param_groups[0]
+        self.theta = torch.nn.Parameter(torch.cat([old.detach(), 0.5 * old.detach()]))
+        moments = optimizer.state.pop(old)
+        optimizer.state[self.theta] = {
+            name: torch.cat([value, torch.zeros_like(value)]) if value.ndim else value
+            for name, value in moments.items()
+        }
+        group["params"] = [self.theta]
+
+    def check_state(self, state: dict[str, Tensor]) -> None:
+        if len(state["theta"]) < len(self.theta):
+            raise ValueError("it has fewer than at the beginning")
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.theta = torch.nn.Parameter(state["theta"].clone())
+
+
+@pytest.mark.parametrize("at", [1, 3, 4, 7])
+def test_parameters_that_an_objective_replaces_resume_to_the_same_result(
+    at: int, tmp_path: Path
+) -> None:
+    def run(folder: Path, *watching: Any, resume: bool = False) -> tuple[str, Tensor]:
+        objective = Growing()
+        trainer = Trainer(
+            [Stage("edit", objective, 8, adam)], RunFolder(folder), seed=5, observers=watching
+        )
+        if resume:
+            trainer.resume()
+        return trainer.run(), objective.theta.detach()
+
+    status, whole = run(tmp_path / "whole")
+    assert status == "done" and whole.shape == (12,)
+    assert run(tmp_path / "part", StopAt(at))[0] == "stopped"
+    status, resumed = run(tmp_path / "part", resume=True)
+    assert status == "done"
+    # Noise of a step is drawn in the parameters' shape, so equality says the shapes were, too.
+    assert torch.equal(resumed, whole)

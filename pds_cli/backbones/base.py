@@ -6,10 +6,12 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from pds_cli.backbones.schedule import Schedule
 from pds_cli.errors import UserError
 
 
@@ -82,25 +84,35 @@ class Text:
 
 
 class Backbone(torch.nn.Module, ABC):
-    """A diffusion prior on x_0 of shape [B,C,h,w], with noise prediction on a VP schedule.
+    """A diffusion prior on x_0 of shape [B,C,h,w], with noise prediction on its schedule.
 
     Attributes:
-        alphas_cumprod: ᾱ_t for t = 0 … T−1, shape [T], decreasing, in (0, 1). A buffer.
+        schedule: how noise is added; set by the class's `__init__`.
         resolution: side in pixels of the square images that the backbone was trained on.
+        draws_images: False where x_0 is no picture in RGB, but a point, say: editors refuse it.
     """
 
-    alphas_cumprod: Tensor
+    schedule: Schedule
     resolution: int
-
-    @property
-    def num_train_timesteps(self) -> int:
-        """T, the number of discrete training timesteps."""
-        return len(self.alphas_cumprod)
+    draws_images: bool = True
 
     @property
     def device(self) -> torch.device:
         """Where the backbone's tensors are."""
-        return self.alphas_cumprod.device
+        return self.schedule.alphas_cumprod.device
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """The shape (C, h, w) of x_0 at the backbone's own resolution; asks the encoder."""
+        height, width = self.image_size(self.resolution, self.resolution)
+        with torch.no_grad():
+            blank = torch.zeros(1, 3, height, width, device=self.device)
+            channels, rows, columns = self.encode_image(blank).shape[1:]
+        return channels, rows, columns
+
+    def denoiser(self) -> Any:
+        """The network that a LoRA may be hung on, a diffusers model; None where there is none."""
+        return None
 
     @abstractmethod
     def image_size(self, height: int, width: int) -> tuple[int, int]:
@@ -163,8 +175,7 @@ class Backbone(torch.nn.Module, ABC):
 
     def add_noise(self, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """x_t = √ᾱ_t x_0 + √(1−ᾱ_t) ε for x_0, ε [B,C,h,w] and integer t [B]."""
-        alpha = self.alphas_cumprod[t].to(x0.dtype).reshape(-1, *[1] * (x0.ndim - 1))
-        return alpha.sqrt() * x0 + (1 - alpha).sqrt() * eps
+        return self.schedule.add_noise(x0, t, eps)
 
 
 def _choose(where: Tensor, this: Tensor, other: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor
 from pds_cli.backbones.base import Backbone, Text, check_finite, resolve_device
 from pds_cli.backbones.instruct import InstructMixin
 from pds_cli.backbones.patch_autoencoder import PatchAutoencoder
+from pds_cli.backbones.schedule import Schedule
 from pds_cli.errors import UserError
 from pds_cli.reading import read_json
 from pds_cli.weights import PACKED, read_weights
@@ -115,7 +116,7 @@ class EmbeddedBackbone(Backbone):
     ) -> None:
         self.unet, self.text_encoder, self.vae = unet, text_encoder, vae
         self.tokenizer = tokenizer
-        self.register_buffer("alphas_cumprod", alphas_cumprod.float())
+        self.schedule = Schedule(alphas_cumprod.float())
         self.patch = int(vae.config.patch)
         self.resolution = int(unet.config.sample_size) * self.patch
 
@@ -129,6 +130,16 @@ class EmbeddedBackbone(Backbone):
                 else f"{folder} takes no source image beside the noisy one, so it cannot edit by "
                 "instruction"
             )
+
+    def denoiser(self) -> Any:
+        """The UNet."""
+        return self.unet
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """The shape (C, h, w) of x_0."""
+        side = self.resolution // self.patch
+        return int(self.vae.config.latent_channels), side, side
 
     def image_size(self, height: int, width: int) -> tuple[int, int]:
         """The trained resolution, whatever the image's shape: small models know one size."""
@@ -184,8 +195,7 @@ class EmbeddedBackbone(Backbone):
         """ε̂ from what the network sees."""
         x_in = x_in.float().contiguous(memory_format=torch.channels_last)
         v = self.unet(x_in, t, cond["tokens"], class_labels=cond["pooled"]).sample.to(x_t.dtype)
-        alpha = self.alphas_cumprod[t].to(x_t.dtype).reshape(-1, 1, 1, 1)
-        return alpha.sqrt() * v + (1 - alpha).sqrt() * x_t
+        return self.schedule.to_eps(v, x_t, t, "v_prediction")
 
 
 class EmbeddedInstructModel(InstructMixin, EmbeddedBackbone):

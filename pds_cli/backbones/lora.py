@@ -6,16 +6,9 @@ from typing import Any
 
 import torch
 
-from pds_cli.backbones.base import Backbone
 from pds_cli.errors import UserError
 
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
-
-
-def unet_of(backbone: Backbone) -> Any:
-    """The backbone's diffusers UNet, which takes adapters; None where it has none."""
-    unet = getattr(backbone, "unet", None)
-    return unet if hasattr(unet, "add_adapter") else None
 
 
 def add_lora(unet: Any, name: str, rank: int, initial: bool | str = True) -> None:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from pds_cli.backbones.base import Backbone, Text
+from pds_cli.backbones.schedule import Schedule
 from pds_cli.errors import UserError
 from pds_cli.toybox.crescents import crescents
 
@@ -77,7 +78,7 @@ class MixtureBackbone(Backbone):
         if count == 0 or len(labels) != count:
             raise UserError(f"a mixture needs one label a component, not {len(labels)} for {count}")
         self.shape = tuple(means.shape[1:]) if means.ndim == 4 else (means.shape[1], 1, 1)
-        self.resolution = self.shape[1]
+        self.resolution, self.draws_images = self.shape[1], self.shape[0] == 3
         self.recommended = recommended
         self.labels = tuple(dict.fromkeys(labels))
         weight = torch.ones(count) if weights is None else torch.as_tensor(weights)
@@ -90,7 +91,13 @@ class MixtureBackbone(Backbone):
         self.register_buffer("log_weights", weight.double().log().log_softmax(dim=0))
         self.register_buffer("label_index", index)
         schedule = scaled_linear(num_train_timesteps, beta_start, beta_end)
-        self.register_buffer("alphas_cumprod", schedule)
+        self.schedule = Schedule(schedule)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """The shape of the data."""
+        channels, rows, columns = self.shape
+        return channels, rows, columns
 
     def image_size(self, height: int, width: int) -> tuple[int, int]:
         """The data's own (h, w), whatever is asked for."""
@@ -131,7 +138,7 @@ class MixtureBackbone(Backbone):
 
     def predict_eps(self, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
         """Exact ε̂ [N,C,h,w]; rows of equal prompts are computed together."""
-        flat, alpha = x_t.flatten(1), self.alphas_cumprod[t.to(self.device)].to(x_t)
+        flat, alpha = x_t.flatten(1), self.schedule.alphas_cumprod[t.to(self.device)].to(x_t)
         prompts, eps = cond["log_weights"], torch.empty_like(flat)
         left = torch.ones(len(flat), dtype=torch.bool, device=flat.device)
         while bool(left.any()):
@@ -180,7 +187,11 @@ class MixtureBackbone(Backbone):
         means, variances, log_weights = self._components(self._label_log_weights(prompt), flat)
         if t is None and bool((variances == 0).any()):
             raise UserError("a point set with std 0 has no density; give the mixture std > 0")
-        alpha = flat.new_ones(1, 1) if t is None else self.alphas_cumprod[t].to(flat).view(1, 1)
+        alpha = (
+            flat.new_ones(1, 1)
+            if t is None
+            else self.schedule.alphas_cumprod[t].to(flat).view(1, 1)
+        )
         terms = _log_terms(flat, alpha, means, alpha * variances + (1 - alpha), log_weights)
         return terms.logsumexp(dim=1)
 

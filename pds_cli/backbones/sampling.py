@@ -80,8 +80,8 @@ def ddim(
 
     Source: Song, Meng, Ermon, Denoising Diffusion Implicit Models (ICLR 2021), eq. 12 and 16.
     """
-    times = ddim_timesteps(backbone.num_train_timesteps, steps, start).to(x_t.device)
-    alphas = backbone.alphas_cumprod.to(x_t.device)[times].to(x_t.dtype)
+    times = ddim_timesteps(backbone.schedule.num_train_timesteps, steps, start).to(x_t.device)
+    alphas = backbone.schedule.alphas_cumprod.to(x_t.device)[times].to(x_t.dtype)
     # After the last step the image is clean: ᾱ = 1.
     following = torch.cat([alphas[1:], alphas.new_ones(1)])
     for done, (t, alpha, alpha_next) in enumerate(
@@ -141,7 +141,7 @@ def ddim_invert(
         count = max(1, -(-int(t.max()) // stride))
         times = torch.arange(count + 1, device=t.device)[:, None] * stride
         times = times.minimum(t[None])
-    alphas = backbone.alphas_cumprod.to(x0.device)[times].to(x0.dtype)
+    alphas = backbone.schedule.alphas_cumprod.to(x0.device)[times].to(x0.dtype)
     alphas[0] = 1  # a clean image, that the network sees as one at t = 0
     x = x0
     for at, now, after in zip(times[:-1], alphas[:-1], alphas[1:], strict=True):
@@ -158,20 +158,6 @@ def normal_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
     """Standard normal noise in the shape, dtype and place of x, drawn on the generator's device."""
     device = generator.device if generator is not None else x.device
     return torch.randn(x.shape, generator=generator, dtype=x.dtype, device=device).to(x.device)
-
-
-def latent_shape(backbone: Backbone) -> tuple[int, int, int]:
-    """The shape (C, h, w) of x_0 at the backbone's own resolution.
-
-    Backbones whose data are no images (`mixture`) say their `shape` themselves.
-    """
-    if isinstance(shape := getattr(backbone, "shape", None), tuple) and len(shape) == 3:
-        return shape
-    height, width = backbone.image_size(backbone.resolution, backbone.resolution)
-    with torch.no_grad():
-        blank = torch.zeros(1, 3, height, width, device=backbone.device)
-        channels, rows, columns = backbone.encode_image(blank).shape[1:]
-    return channels, rows, columns
 
 
 def noise(shape: tuple[int, int, int], seed: int, first: int, count: int) -> Tensor:
@@ -205,7 +191,7 @@ def sample(
         on_step: called with the number of DDIM steps done, over all batches.
     """
     text = backbone.encode_prompt([prompt], negative)
-    shape = latent_shape(backbone)
+    shape = backbone.latent_shape
     images, done = [], 0
     for first in range(0, count, batch_size):
         size = min(batch_size, count - first)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pds_cli.backbones.base import Backbone, Text, check_finite, resolve_device
 from pds_cli.backbones.diffusers_folder import Checkpoint, open_checkpoint
+from pds_cli.backbones.schedule import PREDICTIONS, Schedule
 from pds_cli.errors import UserError, check_choice
 from pds_cli.options.backbones import OFFLOADS
 
@@ -127,7 +128,7 @@ class StableDiffusion(Backbone):
 
         config = checkpoint.config("scheduler", "scheduler_config.json")
         self.prediction_type = str(config.get("prediction_type", "epsilon"))
-        if self.prediction_type not in ("epsilon", "v_prediction", "sample"):
+        if self.prediction_type not in PREDICTIONS:
             raise UserError(
                 f"{checkpoint.folder}/scheduler: prediction_type={self.prediction_type} is not "
                 "known; epsilon, v_prediction or sample would be right"
@@ -140,7 +141,7 @@ class StableDiffusion(Backbone):
                 f"({error})"
             ) from error
         # A zero-terminal-SNR schedule ends at exactly 0, where x_0 and σ_t are not defined.
-        self.register_buffer("alphas_cumprod", alphas_cumprod.float().clamp(min=2.0**-24))
+        self.schedule = Schedule(alphas_cumprod.float().clamp(min=2.0**-24))
 
     def _read_geometry(self, resolution: int | None) -> None:
         config = self.vae.config
@@ -169,7 +170,8 @@ class StableDiffusion(Backbone):
         # The VAE stays on the device: gradients flow back through it, so its weights must not move
         # between the forward and the backward pass.
         self.vae.to(device)
-        for name in ("alphas_cumprod", "latent_shift", "latent_scale"):
+        self.schedule.to(device)
+        for name in ("latent_shift", "latent_scale"):
             setattr(self, name, getattr(self, name).to(device))
         self.text_encoders.to("cpu" if self._text_on_cpu else device)
         if offload == "sequential" and device.type != "cpu":
@@ -188,6 +190,17 @@ class StableDiffusion(Backbone):
         return super().train(False)
 
     # -- images ----------------------------------------------------------------------------------
+
+    def denoiser(self) -> Any:
+        """The UNet."""
+        return self.unet
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """The shape (C, h, w) of x_0 at the backbone's own resolution."""
+        height, width = self.image_size(self.resolution, self.resolution)
+        channels = int(self.vae.config.latent_channels)
+        return channels, height // self.vae_factor, width // self.vae_factor
 
     def image_size(self, height: int, width: int) -> tuple[int, int]:
         """The (height, width) in pixels to work at for an image of the given size.
@@ -294,21 +307,14 @@ class StableDiffusion(Backbone):
         output = self.unet(
             x_t.to(dtype), t, encoder_hidden_states=cond["tokens"], added_cond_kwargs=added
         ).sample
-        return self._to_eps(output.float(), x_t.float(), t).to(x_t.dtype)
+        eps = self.schedule.to_eps(output.float(), x_t.float(), t, self.prediction_type)
+        return eps.to(x_t.dtype)
 
     def time_ids(self, x_t: Tensor) -> Tensor:
         """SDXL's conditions [N,6]: original size, crop corner, target size (arXiv 2307.01952)."""
         height, width = (side * self.vae_factor for side in x_t.shape[-2:])
         ids = torch.tensor([height, width, 0, 0, height, width], device=x_t.device)
         return ids.to(self.unet.dtype).expand(len(x_t), 6)
-
-    def _to_eps(self, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        if self.prediction_type == "epsilon":
-            return output
-        alpha = self.alphas_cumprod[t].reshape(-1, 1, 1, 1)
-        if self.prediction_type == "v_prediction":
-            return alpha.sqrt() * output + (1 - alpha).sqrt() * x_t
-        return (x_t - alpha.sqrt() * output) / (1 - alpha).sqrt()
 
 
 def _resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pds_cli.backbones.base import Backbone
 from pds_cli.backbones.embedded import folder_of
-from pds_cli.backbones.sampling import ddim, latent_shape, noise
+from pds_cli.backbones.sampling import ddim, noise
 from pds_cli.benchmarks.jobs import chosen, edit_job
 from pds_cli.emoji.icons import Icon, load_icons
 from pds_cli.emoji.similarity import IconSimilarity, load_similarity
@@ -118,7 +118,7 @@ class IconNames:
         found: dict[str, float] = {}
         with Progress("samples", len(self.names)) as progress:
             for i, name in enumerate(self.names):
-                x_t = noise(latent_shape(backbone), self.seed, i * self.samples, self.samples)
+                x_t = noise(backbone.latent_shape, self.seed, i * self.samples, self.samples)
                 text = backbone.encode_prompt([name] * self.samples)
                 x0 = ddim(
                     backbone, x_t.to(backbone.device), text, steps=self.steps,

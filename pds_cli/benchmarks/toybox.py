@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pds_cli.backbones.base import Backbone
 from pds_cli.backbones.embedded import EmbeddedBackbone
-from pds_cli.backbones.sampling import ddim, latent_shape, noise
+from pds_cli.backbones.sampling import ddim, noise
 from pds_cli.benchmarks.jobs import chosen
 from pds_cli.editors.base import Editor
 from pds_cli.errors import UserError
@@ -498,7 +498,7 @@ class CaptionBenchmark:
 
     def _draw(self, backbone: EmbeddedBackbone, captions: list[str], batch: int) -> Tensor:
         images = []
-        shape = latent_shape(backbone)
+        shape = backbone.latent_shape
         with Progress("sampling", len(captions)) as progress:
             for first in range(0, len(captions), batch):
                 part = captions[first : first + batch]

@@ -69,7 +69,7 @@ def check_draws_images(backbone: Backbone, what: str) -> None:
     Raises:
         UserError: naming `what` needs images.
     """
-    if getattr(backbone, "shape", (3,))[0] != 3:
+    if not backbone.draws_images:
         raise UserError(f"this backbone draws no images, which {what} needs")
 
 

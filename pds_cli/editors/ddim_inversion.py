@@ -49,7 +49,7 @@ class DDIMInversion(Inversion):
         generator: torch.Generator,
     ) -> Tensor:
         """See `Editor.edit`; nothing is random here."""
-        batch, total = len(image), backbone.num_train_timesteps
+        batch, total = len(image), backbone.schedule.num_train_timesteps
         source_text, target_text = self.source_text(text_src, batch), text_tgt.expand(batch)
         x0, start = encode(backbone, image), round(self.strength * total) - 1
         if start < 0:

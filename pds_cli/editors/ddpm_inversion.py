@@ -89,7 +89,7 @@ class DDPMInversion(Inversion):
 
     def _times(self, backbone: Backbone) -> Tensor:
         """The timesteps of the walk that lie below `strength` · T, falling; ᾱ_0 is clean."""
-        total = backbone.num_train_timesteps
+        total = backbone.schedule.num_train_timesteps
         check_steps(self.steps, total)
         times = ddim_timesteps(total, self.steps).clamp_min(1).to(backbone.device)
         return torch.unique_consecutive(times[times < self.strength * total])
@@ -99,7 +99,7 @@ class DDPMInversion(Inversion):
         backbone: Backbone, x_t: Tensor, t: Tensor, later: Tensor, text: Text, guidance: float
     ) -> tuple[Tensor, Tensor]:
         """μ and σ of the DDPM step from t to the next of `later`, or to t = 0 after the last."""
-        bar = backbone.alphas_cumprod.to(x_t)
+        bar = backbone.schedule.alphas_cumprod.to(x_t)
         now, after = bar[t], bar[later[0]] if len(later) else bar[0]
         eps = backbone.predict_noise(x_t, t.expand(len(x_t)), text, guidance).to(x_t)
         variance = ddpm_variance(now, after)

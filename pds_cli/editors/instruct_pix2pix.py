@@ -38,7 +38,7 @@ class InstructModel(InstructMixin, StableDiffusion):
         """See `InstructMixin.predict_beside`."""
         inputs = torch.cat([x_t, image], 1).to(cond["tokens"].dtype)
         output = self.unet(inputs, t, encoder_hidden_states=cond["tokens"]).sample
-        return self._to_eps(output.float(), x_t.float(), t)
+        return self.schedule.to_eps(output.float(), x_t.float(), t, self.prediction_type)
 
 
 def load_model(model: str, device: str, dtype: str) -> InstructModel | EmbeddedInstructModel:
@@ -123,7 +123,7 @@ class InstructPix2Pix(Editor):
         """See `Editor.edit`; `backbone` and the encoded prompts are not looked at."""
         if self.text is None:
             raise UserError("editor=instruct_pix2pix needs Editor.begin before its first edit")
-        model, total = self.model, self.model.num_train_timesteps
+        model, total = self.model, self.model.schedule.num_train_timesteps
         start = start_of(self.strength, total, generator)
         x0 = encode(model, image)
         if start < 0:

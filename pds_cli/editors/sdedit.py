@@ -66,7 +66,7 @@ class SDEdit(Editor):
         generator: torch.Generator,
     ) -> Tensor:
         """See `Editor.edit`; `source` and `text_src` are not looked at."""
-        start = start_of(self.strength, backbone.num_train_timesteps, generator)
+        start = start_of(self.strength, backbone.schedule.num_train_timesteps, generator)
         x0 = encode(backbone, image)
         if start < 0:
             return decode(backbone, x0, image)
@@ -75,7 +75,7 @@ class SDEdit(Editor):
             backbone,
             backbone.add_noise(x0, t, normal_like(x0, generator)),
             text_tgt.expand(len(x0)),
-            steps=share_of(self.steps, start, backbone.num_train_timesteps),
+            steps=share_of(self.steps, start, backbone.schedule.num_train_timesteps),
             guidance=self.guidance,
             start=start,
             eta=self.eta,

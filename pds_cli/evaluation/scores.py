@@ -17,11 +17,12 @@ from pds_cli.pictures.files import read_picture, resize
 from pds_cli.reading import read_json
 from pds_cli.results.outcome import mean_scores, similarity
 from pds_cli.results.path_rendering import load_result, render_path
+from pds_cli.runs import layout
+from pds_cli.runs.layout import RESULT_3D
 from pds_cli.runs.ownership import adopt
 from pds_cli.runs.record import RunRecord, number, read_run
 from pds_cli.views.paths import turntable
 
-FILE = "eval.json"
 TITLES = {
     "clip_score": "CLIP score ↑",
     "clip_direction": "CLIP direction ↑",
@@ -89,7 +90,7 @@ def find_runs(names: Sequence[str]) -> tuple[list[RunRecord], list[str]]:
 
 def _below(folder: Path) -> list[RunRecord]:
     """The edits below a folder, finished or not."""
-    names = ("summary.json", "error.txt", "config.yaml")
+    names = (layout.SUMMARY, layout.ERROR, layout.CONFIG)
     places = {path.parent for name in names for path in folder.rglob(name)} - {folder}
     # What an edit fitted first lies within it.
     places = {place for place in places if (place.name != "fit" or place.parent not in places)}
@@ -122,15 +123,16 @@ def _unusable(record: RunRecord) -> str | None:
     return None
 
 
-def score_run(record: RunRecord, clip: Clip | None) -> RunScores:
+def score_run(record: RunRecord, clip: Clip | None, allow_modules: Sequence[str] = ()) -> RunScores:
     """Scores a run, and keeps the scores in its folder as `eval.json`.
 
     Every view that the run rendered at its end counts alike, at the size it was rendered,
-    without crops other than CLIP's own. A NeRF is rendered again for its view consistency.
-    Without a CLIP model, CLIP scores that an earlier evaluation left are taken over.
+    without crops other than CLIP's own. A 3D scene is rendered again for its view consistency,
+    by a class of pds or of `allow_modules`. Without a CLIP model, CLIP scores that an earlier
+    evaluation left are taken over.
 
     Raises:
-        UserError: a picture or the NeRF of the run is damaged.
+        UserError: a picture or the 3D scene of the run is damaged.
     """
     rows: list[dict[str, float]] = []
     texts = None if clip is None else clip.text([record.prompt, record.source_prompt])
@@ -146,23 +148,23 @@ def score_run(record: RunRecord, clip: Clip | None) -> RunScores:
             if kind == "source" and clip is not None and texts is not None:
                 row |= clip.scores(result, reference, texts)
         rows.append(row)
-    scores = mean_scores(rows) | _view_consistency(record) | _facts(record)
+    scores = mean_scores(rows) | _view_consistency(record, allow_modules) | _facts(record)
     found = RunScores(record, scores, len(rows))
     if clip is not None:
         found.clip = {"name": clip.name, "fingerprint": clip.fingerprint}
     else:
         _take_over(found)
     kept = {"clip": found.clip, "views": found.views, "scores": found.scores}
-    write_text(record.path / FILE, json.dumps(kept, indent=2) + "\n")
-    adopt(record.path / FILE, record.path)
+    write_text(record.path / layout.SCORES, json.dumps(kept, indent=2) + "\n")
+    adopt(record.path / layout.SCORES, record.path)
     return found
 
 
-def _view_consistency(record: RunRecord) -> dict[str, float]:
+def _view_consistency(record: RunRecord, allow_modules: Sequence[str]) -> dict[str, float]:
     """How well neighbouring renders of a turntable agree; nothing for what is not in 3D."""
-    if not (record.path / "exports" / "nerf.safetensors").is_file():
+    if not (record.path / RESULT_3D).is_file():
         return {}
-    representation = load_result(record.path)
+    representation = load_result(record.path, allow_modules=allow_modules)
     frames, size = TURNTABLE
     train = list(representation.cameras["train"].values())
     cameras = turntable(train, representation.region, frames=frames, size=size)
@@ -179,7 +181,7 @@ def _facts(record: RunRecord) -> dict[str, float]:
 def _take_over(found: RunScores) -> None:
     """CLIP scores of an earlier evaluation of the same run."""
     try:
-        kept: dict[str, Any] = read_json(found.record.path / FILE)
+        kept: dict[str, Any] = read_json(found.record.path / layout.SCORES)
         clip = {str(k): str(v) for k, v in dict(kept["clip"]).items()}
         scores = {k: float(v) for k, v in kept["scores"].items() if k.startswith("clip_")}
     except (UserError, ValueError, KeyError, TypeError, AttributeError):

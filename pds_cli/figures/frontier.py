@@ -23,6 +23,7 @@ from pds_cli.files import atomic_path, write_text
 from pds_cli.markdown import table
 from pds_cli.pictures.sheets import QUALITY
 from pds_cli.reading import read_json
+from pds_cli.runs import layout
 from pds_cli.scripts import check_words, run
 
 Rows = Mapping[str, Sequence[Mapping[str, float]]]
@@ -99,7 +100,7 @@ def measured(outputs: Path) -> dict[str, Points]:
     found: dict[str, Points] = {}
     for kind, places in KINDS.items():
         for place in places:
-            path = outputs / place / "results.json"
+            path = outputs / place / layout.RESULTS
             if path.is_file():
                 numbers = read(path)
                 several = numbers["rows"] if "rows" in numbers else _cases(numbers["results"])

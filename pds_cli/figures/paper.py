@@ -24,6 +24,7 @@ from pds_cli.evaluation.table import bootstrap
 from pds_cli.figures.frontier import read
 from pds_cli.files import write_text
 from pds_cli.markdown import table
+from pds_cli.runs import layout
 from pds_cli.scripts import check_words, run
 
 Scores = Mapping[str, Sequence[Mapping[str, float]]]
@@ -153,7 +154,7 @@ def measured(out: Path) -> dict[str, Scores]:
     """
     found: dict[str, Any] = {}
     for part, target in (("image", "figure-image"), ("nerf", "table-nerf"), ("svg", "table-svg")):
-        results = read(out / part / "results.json", target)
+        results = read(out / part / layout.RESULTS, target)
         keys = (*COLUMNS[part], *UNLISTED.get(part, ()))
         try:
             if part == "image":

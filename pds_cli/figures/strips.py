@@ -17,6 +17,7 @@ from pds_cli.figures.paper import TITLES
 from pds_cli.pictures.files import open_image
 from pds_cli.pictures.sheets import contact_sheet, save_image
 from pds_cli.reading import read_json
+from pds_cli.runs import layout
 from pds_cli.scripts import check_words, run
 
 HEIGHT = 96
@@ -29,7 +30,7 @@ def write_strips(out: Path, bench: Path, methods: Sequence[str]) -> Path:
         UserError: the folder holds no finished benchmark, or no picture of these methods.
     """
     try:
-        found: Any = read_json(bench / "results.json")
+        found: Any = read_json(bench / layout.RESULTS)
         edits = [str(edit).replace(" ", "_") for edit in found["edits"]]
     except (UserError, KeyError, TypeError) as error:
         raise UserError(f"{bench} holds no finished benchmark ({error})") from error

@@ -13,6 +13,7 @@ from pathlib import Path
 import imageio_ffmpeg
 from PIL import Image
 
+from pds_cli.runs import layout
 from pds_cli.scripts import check_words, run
 
 COLUMNS = 8
@@ -38,8 +39,8 @@ def write_turntables(out: Path, runs: Sequence[Path]) -> Path:
     from pds_cli.runs.record import read_run
 
     first = read_run(runs[0])
-    rows = [(first.source_prompt, first.path / "exports/turntable_before.mp4")]
-    rows += [(read_run(run).prompt, run / "exports/turntable.mp4") for run in runs]
+    rows = [(first.source_prompt, first.path / layout.TURNTABLE_BEFORE.with_suffix(".mp4"))]
+    rows += [(read_run(run).prompt, run / layout.TURNTABLE.with_suffix(".mp4")) for run in runs]
     missing = [str(path) for _, path in rows if not path.is_file()]
     if missing:
         raise UserError(f"{missing[0]} is missing: name finished runs of pds edit on a 3D scene")

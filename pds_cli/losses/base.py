@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from pds_cli.backbones.base import Backbone, Text
+from pds_cli.backbones.schedule import Schedule
 from pds_cli.errors import UserError, check_choice
 from pds_cli.losses.timesteps import Walk
 from pds_cli.options.losses import SCHEDULES
@@ -104,9 +105,9 @@ class Branches:
         return self.inputs.progress
 
     @property
-    def alphas_cumprod(self) -> Tensor:
-        """The backbone's ᾱ_t, [T]."""
-        return self.inputs.backbone.alphas_cumprod
+    def schedule(self) -> Schedule:
+        """The backbone's noise schedule."""
+        return self.inputs.backbone.schedule
 
     @property
     def x0_tgt(self) -> Tensor:
@@ -245,6 +246,10 @@ class Loss(ABC):
             for name in own[0]
         }
 
+    def idle(self) -> dict[str, str | None]:
+        """Options that have no effect → the option whose value makes that so; None: always."""
+        return {} if self.uses_source else {"source_guidance": None}
+
     def prompts(self, prompt: str, source: str) -> dict[str, str]:
         """Prompts beside the target and the source that `branches` name; none by default."""
         return {}
@@ -279,7 +284,7 @@ class Loss(ABC):
                 losses that change as a run goes on (`Branches.progress`).
             generator: the source of randomness. Draws are made on its device, then moved.
         """
-        walk = Walk(backbone.num_train_timesteps, self.num_inference_steps)
+        walk = Walk(backbone.schedule.num_train_timesteps, self.num_inference_steps)
         batch = len(x0_tgt)
         t = walk.sample(batch, self.timesteps, self.schedule, progress, generator)
         device = generator.device if generator is not None else x0_tgt.device
@@ -316,7 +321,7 @@ class Loss(ABC):
         inputs = replace(inputs, progress=progress)
         branches = self._predictions(inputs, {} if eps_src is None else {"src": eps_src})
         grad, logs = self._checked(self.gradient(branches), x0_tgt)
-        weight = WEIGHTINGS[self.weighting](backbone.alphas_cumprod[t.to(backbone.device)])
+        weight = WEIGHTINGS[self.weighting](backbone.schedule.alphas_cumprod[t.to(backbone.device)])
         grad = self._clip(per_sample(weight, grad) * grad)
         norm = grad.flatten(1).norm(dim=1).mean()
         return LossOutput(
@@ -368,7 +373,9 @@ class Loss(ABC):
             noisy=noisy,
             eps=eps,
             predictions={k: v.to(dtype) for k, v in found.items()} | dict(known),
-            t_prev=Walk(backbone.num_train_timesteps, self.num_inference_steps).previous(t),
+            t_prev=Walk(backbone.schedule.num_train_timesteps, self.num_inference_steps).previous(
+                t
+            ),
         )
 
     def _checked(self, answer: object, x0_tgt: Tensor) -> tuple[Tensor, dict[str, float]]:

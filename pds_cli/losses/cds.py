@@ -56,6 +56,11 @@ class CDS(Loss):
                 "loss.patches must be at least 2 and loss.patch_sizes sides of at least 1"
             )
 
+    def idle(self) -> dict[str, str | None]:
+        """Without the contrast no patches are drawn."""
+        unused = () if self.contrast else ("patches", "patch_sizes")
+        return super().idle() | dict.fromkeys(unused, "contrast")
+
     def gradient(self, branches: Branches) -> tuple[Tensor, dict[str, float]]:
         """Δε̂ + contrast · (hw/2000) ∂ℓ/∂x_0^tgt."""
         if not self.contrast:

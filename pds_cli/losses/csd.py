@@ -37,6 +37,10 @@ class CSD(Loss):
         if not (math.isfinite(self.source_weight) and self.source_weight >= 0):
             raise UserError(f"loss.source_weight={self.source_weight} must be a number >= 0")
 
+    def idle(self) -> dict[str, str | None]:
+        """The limit of all guidance has none."""
+        return super().idle() | {"guidance": None}
+
     def prompts(self, prompt: str, source: str) -> dict[str, str]:
         """The source prompt, for the target's image."""
         return {"source": source} if self.source_weight else {}

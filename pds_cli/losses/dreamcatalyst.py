@@ -43,7 +43,7 @@ class DreamCatalyst(Loss):
 
     def gradient(self, branches: Branches) -> tuple[Tensor, dict[str, float]]:
         """ψ e^τ Δx_0 + (δ + γ τ^{1/e}) Δε̂."""
-        tau = branches.t.double() / len(branches.alphas_cumprod)
+        tau = branches.t.double() / branches.schedule.num_train_timesteps
         psi, chi = self.psi * tau.exp(), self.delta + self.gamma * tau ** (1 / math.e)
         keep = per_sample(psi, branches.delta_x0) * branches.delta_x0
         edit = per_sample(chi, branches.delta_eps) * branches.delta_eps

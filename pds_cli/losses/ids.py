@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pds_cli.errors import UserError
-from pds_cli.losses.base import Branches, Inputs, Loss, per_sample
+from pds_cli.losses.base import Branches, Inputs, Loss
 
 
 @dataclass(kw_only=True)
@@ -37,11 +37,15 @@ class IDS(Loss):
         if not self.scale >= 0 or self.iterations < 0:
             raise UserError("loss.scale and loss.iterations must be at least 0")
 
+    def idle(self) -> dict[str, str | None]:
+        """Without iterations nothing is scaled."""
+        return super().idle() | ({} if self.iterations else {"scale": "iterations"})
+
     def noised(self, inputs: Inputs) -> tuple[dict[str, Tensor], Tensor]:
         """x_t of both images with the noise ε*, and ε*."""
         backbone, t = inputs.backbone, inputs.t
         x0_src, x0_tgt = inputs.images["src"], inputs.images["tgt"]
-        bar = per_sample(backbone.alphas_cumprod[t], x0_src)
+        bar = backbone.schedule.alpha_bar(t, x0_src)
         x_t = backbone.add_noise(x0_src, t, inputs.eps)
         for _ in range(self.iterations):
             x_t = x_t - self.scale * self._slope(inputs, x_t, bar)

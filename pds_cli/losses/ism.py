@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pds_cli.backbones.sampling import ddim_invert, ddim_step
 from pds_cli.errors import UserError
-from pds_cli.losses.base import Branches, Inputs, Loss, per_sample
+from pds_cli.losses.base import Branches, Inputs, Loss
 
 
 @dataclass(kw_only=True)
@@ -47,8 +47,7 @@ class ISM(Loss):
         x0 = inputs.images["tgt"]
         x_s = ddim_invert(backbone, x0, s, text, stride=self.delta_s, guidance=0.0)
         eps = backbone.predict_noise(x_s, s, text, 0.0).to(x0)
-        bar = backbone.alphas_cumprod
-        bar_s, bar_t = (per_sample(bar[time], x0) for time in (s, t))
+        bar_s, bar_t = (backbone.schedule.alpha_bar(time, x0) for time in (s, t))
         return {"tgt": ddim_step(x_s, eps, bar_s, bar_t)}, eps
 
     def gradient(self, branches: Branches) -> tuple[Tensor, dict[str, float]]:

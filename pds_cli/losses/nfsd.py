@@ -51,7 +51,7 @@ class NFSD(Loss):
     def gradient(self, branches: Branches) -> tuple[Tensor, dict[str, float]]:
         """δ_D + ω δ_C."""
         eps = branches.predictions
-        quiet = branches.t < QUIET * len(branches.alphas_cumprod)
+        quiet = branches.t < QUIET * branches.schedule.num_train_timesteps
         quiet = per_sample(quiet, eps["null"]).bool()
         domain = torch.where(quiet, eps["null"], eps["null"] - eps["negative"])
         return domain + self._omega() * (eps["text"] - eps["null"]), {}

@@ -45,10 +45,15 @@ class PDS(Loss):
                 "give all three together, or none"
             )
 
+    def idle(self) -> dict[str, str | None]:
+        """With the exact coefficients ψ is 0, so `identity` scales nothing."""
+        off = self.coefficients == "exact"
+        return super().idle() | ({"identity": "coefficients"} if off else {})
+
     def gradient(self, branches: Branches) -> tuple[Tensor, dict[str, float]]:
         """identity · ψ Δx_0 + χ Δε̂, with the means of ψ, χ and both terms' norms for the log."""
         c = posterior_coefficients(
-            branches.alphas_cumprod,
+            branches.schedule.alphas_cumprod,
             branches.t,
             branches.t_prev,
             self.coefficients,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pds_cli.backbones.sampling import ddim_invert
 from pds_cli.errors import UserError
-from pds_cli.losses.base import Branches, Inputs, Loss, inner_generator, per_sample
+from pds_cli.losses.base import Branches, Inputs, Loss, inner_generator
 
 
 @dataclass(kw_only=True)
@@ -63,7 +63,7 @@ class SDI(Loss):
             backbone, x0, t, text, steps=self.inversion_steps, guidance=omega,
             eta=self.inversion_eta, generator=inner_generator(inputs.eps),
         )  # fmt: skip
-        bar = per_sample(backbone.alphas_cumprod[t], x0)
+        bar = backbone.schedule.alpha_bar(t, x0)
         kappa = (x_t - bar.sqrt() * x0) / (1 - bar).sqrt()
         for _ in range(self.fixed_point):
             kappa = backbone.predict_noise(x_t, t, text, omega).to(x0)

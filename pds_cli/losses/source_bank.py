@@ -55,7 +55,7 @@ class SourceBank:
     def pair(self, k: int) -> tuple[Tensor, Tensor]:
         """t [N] and ε [N,C,h,w] of pair k, on the latents' device."""
         generator = step_generator(self.seed, f"source_bank {self.view}", k)
-        walk = Walk(self.backbone.num_train_timesteps, self.loss.num_inference_steps)
+        walk = Walk(self.backbone.schedule.num_train_timesteps, self.loss.num_inference_steps)
         first, last = walk.indices(self.loss.timesteps)
         within = torch.rand(len(self.x0_src), generator=generator, dtype=torch.float64)
         index = first + ((k + within) / self.size * (last - first + 1)).long()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pds_cli.backbones.base import Backbone
-from pds_cli.backbones.lora import adapter_parameters, add_lora, unet_of
+from pds_cli.backbones.lora import adapter_parameters, add_lora
 from pds_cli.errors import UserError, check_choice
 from pds_cli.losses.base import Branch, Branches, Inputs, Loss, inner_generator
 from pds_cli.options.losses import PARTICLES
@@ -69,7 +69,7 @@ class VSD(Loss):
         super().begin(backbone, prompt=prompt, source=source, negative=negative)
         if self.particles != "lora":
             return
-        unet = unet_of(backbone)
+        unet = backbone.denoiser()
         if unet is None:
             raise UserError(
                 "loss=vsd trains a LoRA of a UNet, and this backbone has none; give "
@@ -81,6 +81,12 @@ class VSD(Loss):
         unet.disable_adapters()
         self._unet = unet
         self._optimizer = torch.optim.Adam(self._parameters().values(), lr=self.lora_lr)
+
+    def idle(self) -> dict[str, str | None]:
+        """Without a LoRA its options count for nothing."""
+        off = self.particles == "source"
+        unused = ("rank", "lora_lr", "lora_steps") if off else ()
+        return super().idle() | dict.fromkeys(unused, "particles")
 
     def prompts(self, prompt: str, source: str) -> dict[str, str]:
         """The source prompt, where it stands for φ."""
@@ -114,7 +120,7 @@ class VSD(Loss):
     def _learn(self, inputs: Inputs, generator: torch.Generator) -> float:
         """One step of φ on the present renders; returns its squared error."""
         assert self._optimizer is not None
-        x0, steps = inputs.images["tgt"], inputs.backbone.num_train_timesteps
+        x0, steps = inputs.images["tgt"], inputs.backbone.schedule.num_train_timesteps
         t = torch.randint(1, steps, (len(x0),), generator=generator).to(x0.device)
         eps = torch.randn(x0.shape, generator=generator, dtype=torch.float32).to(x0)
         with torch.enable_grad():

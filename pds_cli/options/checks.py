@@ -116,7 +116,6 @@ class Leaf:
         Raises:
             UserError: with the key, its value and what would be right.
         """
-        self._check_kind()
         said = None if self.foreign else self.option or named(self.key)
         if said is not None:
             self._check_length(said)
@@ -126,6 +125,7 @@ class Leaf:
                 raise UserError(
                     f"{self.key}={shown(self.value)} is out of range: it must be {wanted}."
                 )
+        self._check_kind()
         if said is not None and said.ascending and isinstance(self.value, list):
             self._check_order()
         if self.option is not None and not self.foreign and not self.option.or_else:

@@ -52,26 +52,6 @@ def keywords_of(target: str) -> Mapping[str, Keyword]:
     return keywords
 
 
-@functools.cache
-def constant_of(target: str, name: str) -> str | None:
-    """What a class of the package, or the nearest of its bases, sets a class variable to.
-
-    >>> constant_of("pds_cli.losses.vsd.VSD", "uses_source")
-    'False'
-    """
-    module, _, own = target.rpartition(".")
-    tree = _source(module) if target.startswith(_PACKAGE) else None
-    found = _class(tree, own) if tree is not None else None
-    if tree is None or found is None:
-        return None
-    for item in found.body:
-        if isinstance(item, ast.AnnAssign) and ast.unparse(item.target) == name and item.value:
-            return ast.unparse(item.value)
-    bases = [base.id for base in found.bases if isinstance(base, ast.Name)]
-    inherited = (constant_of(_origin(tree, module, base), name) for base in bases)
-    return next((value for value in inherited if value is not None), None)
-
-
 def _source(module: str) -> ast.Module | None:
     try:
         spec = find_spec(module)

@@ -21,13 +21,14 @@ from pds_cli.pages.page import (
     picture,
     render,
 )
+from pds_cli.runs import layout
 from pds_cli.runs.differences import clean, flatten, shown
 from pds_cli.runs.record import Frame, RunRecord, number, read_run
 
 MOST_FRAMES = 12
 MOST_VIEWS = 8
 THUMBNAIL = 320
-TURNTABLES = {"Before": "turntable_before.gif", "After": "turntable.gif"}  # in exports/
+TURNTABLES = {"Before": layout.TURNTABLE_BEFORE, "After": layout.TURNTABLE}
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def write_report(folder: Path | str) -> Path:
     Raises UserError where `folder` is no run folder or cannot be written.
     """
     run = read_run(folder)
-    return write_text(run.path / "report.html", report_html(run))
+    return write_text(run.path / layout.REPORT, report_html(run))
 
 
 def report_html(run: RunRecord) -> str:
@@ -156,7 +157,7 @@ def _panel(run: RunRecord, view: str) -> ViewPanel | None:
 
 def turntables(run: RunRecord) -> list[Still]:
     """The films that `pds edit` makes of a 3D scene, those that are there."""
-    found = {name: animation(run.path / "exports" / file) for name, file in TURNTABLES.items()}
+    found = {name: animation(run.path / file) for name, file in TURNTABLES.items()}
     return [Still(name, film) for name, film in found.items() if film]
 
 

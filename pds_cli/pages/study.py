@@ -21,6 +21,7 @@ from pds_cli.files import write_text
 from pds_cli.markdown import table
 from pds_cli.pages.page import Picture, animation, picture, render
 from pds_cli.reading import brief, read_json
+from pds_cli.runs import layout
 from pds_cli.runs.differences import (
     Settings,
     all_settings,
@@ -35,8 +36,8 @@ from pds_cli.runs.differences import (
 from pds_cli.runs.record import RunRecord, natural
 
 KEY = "key.json"
-FILM = Path("exports") / "turntable.gif"
-FILM_BEFORE = Path("exports") / "turntable_before.gif"
+FILM = layout.TURNTABLE
+FILM_BEFORE = layout.TURNTABLE_BEFORE
 NONE = "none"
 
 

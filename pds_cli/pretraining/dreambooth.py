@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from pds_cli.backbones.base import Backbone, Text
-from pds_cli.backbones.lora import add_lora, unet_of
+from pds_cli.backbones.embedded import EmbeddedBackbone
+from pds_cli.backbones.lora import add_lora
 from pds_cli.backbones.sampling import sample
 from pds_cli.errors import UserError
 from pds_cli.files import write_text
@@ -52,7 +53,7 @@ def trainable_unet(backbone: Backbone, method: str, rank: int) -> Any:
     Raises:
         UserError: a backbone without a UNet, or weights in half precision for `full`.
     """
-    unet = unet_of(backbone)
+    unet = backbone.denoiser()
     if unet is None:
         raise UserError("this backbone has no UNet to finetune: use toybox, emoji, sd15, local, …")
     if method == "lora":
@@ -70,7 +71,7 @@ def add_words(backbone: Any, prompt: str) -> list[str]:
     A new word begins near the mean of all, at a place of its own. Backbones that read parts of
     words need none of this.
     """
-    if not hasattr(backbone, "unknown_words"):
+    if not isinstance(backbone, EmbeddedBackbone):
         return []
     words = list(backbone.unknown_words(prompt))
     if not words:
@@ -139,7 +140,7 @@ class DreamBoothObjective(Objective):
     def _error(self, x0: Tensor, text: Text, generator: torch.Generator) -> Tensor:
         """Mean squared error of ε̂ on random draws from x0."""
         chosen = x0[torch.randint(len(x0), (self.batch_size,), generator=generator)]
-        steps = self.backbone.num_train_timesteps
+        steps = self.backbone.schedule.num_train_timesteps
         t = torch.randint(steps, (self.batch_size,), generator=generator).to(chosen.device)
         eps = torch.randn(chosen.shape, generator=generator).to(chosen)
         x_t = self.backbone.add_noise(chosen, t, eps)
@@ -179,11 +180,11 @@ def save_backbone(backbone: Any, folder: Path, record: str) -> None:
         unet.unload_lora()
     if not all(bool(parameter.isfinite().all()) for parameter in unet.parameters()):
         raise UserError("training left weights that are no finite numbers: give a lower lr=")
-    if hasattr(backbone, "unknown_words"):
+    if isinstance(backbone, EmbeddedBackbone):
         from pds_cli.pretraining.components import Components, save_components
 
         parts = (unet, backbone.text_encoder, backbone.tokenizer, backbone.vae)
-        save_components(Components(*parts, backbone.alphas_cumprod.cpu()), folder)
+        save_components(Components(*parts, backbone.schedule.alphas_cumprod.cpu()), folder)
     else:
         _copy_with_unet(backbone, folder)
     write_text(folder / RECORD, record)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pds_cli.backbones.embedded import encode_text
 from pds_cli.backbones.patch_autoencoder import PatchAutoencoder
+from pds_cli.backbones.schedule import Schedule
 from pds_cli.pictures.captioned import CaptionedImages
 from pds_cli.runs.checkpoint import under, with_prefix
 from pds_cli.training.trainer import Objective
@@ -53,7 +54,7 @@ class _ModuleObjective(Objective):
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [{"params": [p for p in self.module.parameters() if p.requires_grad]}]
 
-    def after_step(self, step: int) -> None:
+    def after_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
         self.average.update(step)
 
     def finish(self) -> None:
@@ -85,7 +86,7 @@ class DenoisingObjective(_ModuleObjective):
     Args:
         unet, text_encoder: moved together.
         tokenize: captions → token ids [B,L].
-        alphas_cumprod: ᾱ, [T].
+        schedule: how noise is added.
         preview: called for `renders`, under the averaged weights.
     """
 
@@ -96,7 +97,7 @@ class DenoisingObjective(_ModuleObjective):
         tokenize: Callable[[list[str]], Tensor],
         autoencoder: PatchAutoencoder,
         data: CaptionedImages,
-        alphas_cumprod: Tensor,
+        schedule: Schedule,
         *,
         batch_size: int = 40,
         drop: float = 0.1,
@@ -109,7 +110,7 @@ class DenoisingObjective(_ModuleObjective):
         super().__init__(nn.ModuleDict({"unet": unet, "text_encoder": text_encoder}), decay)
         self.unet, self.text_encoder = unet, text_encoder
         self.tokenize, self.autoencoder, self.data = tokenize, autoencoder, data
-        self.alphas_cumprod = alphas_cumprod.float().to(device)
+        self.schedule = schedule.float().to(device)
         self.batch_size, self.drop = batch_size, drop
         self.high_noise, self.high_noise_from = high_noise, high_noise_from
         self.device = torch.device(device)
@@ -139,9 +140,7 @@ class DenoisingObjective(_ModuleObjective):
         eps = torch.randn(x0.shape, generator=generator)
         t = self._timesteps(progress, generator)
         x0, eps, t = (v.to(self.device) for v in (x0, eps, t))
-        alpha = self.alphas_cumprod[t].reshape(-1, 1, 1, 1)
-        x_t = alpha.sqrt() * x0 + (1 - alpha).sqrt() * eps
-        v = alpha.sqrt() * eps - (1 - alpha).sqrt() * x0
+        x_t, v = self.schedule.add_noise(x0, t, eps), self.schedule.velocity(x0, t, eps)
         with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
             ids = self.tokenize(captions).to(self.device)
             text = encode_text(self.text_encoder, ids)
@@ -157,7 +156,7 @@ class DenoisingObjective(_ModuleObjective):
 
     def _timesteps(self, progress: float, generator: torch.Generator) -> Tensor:
         """Timesteps [B] for a step at this part of the training."""
-        total, count = len(self.alphas_cumprod), (self.batch_size,)
+        total, count = self.schedule.num_train_timesteps, (self.batch_size,)
         t = torch.randint(0, total, count, generator=generator)
         if progress < self.high_noise_from or self.high_noise == 0:
             return t

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from pds_cli.backbones.base import resolve_device
 from pds_cli.backbones.embedded import EmbeddedBackbone, EmbeddedInstructModel, folder_of
-from pds_cli.backbones.sampling import ddim, latent_shape, noise
+from pds_cli.backbones.sampling import ddim, noise
+from pds_cli.backbones.schedule import Schedule
 from pds_cli.errors import UserError
 from pds_cli.options.pretraining import STAGES
 from pds_cli.pictures.captioned import CaptionedImages, load_captioned_images
@@ -167,7 +168,7 @@ class Recipe:
             parts.tokenize,
             parts.autoencoder,
             self.train,
-            parts.alphas_cumprod,
+            Schedule(parts.alphas_cumprod),
             batch_size=options.batch_size,
             drop=options.drop,
             high_noise=options.high_noise,
@@ -231,7 +232,7 @@ class Recipe:
             return {}
         backbone = EmbeddedBackbone.of(self.parts)
         preview = self.cfg.preview
-        x_t = noise(latent_shape(backbone), 0, 0, len(prompts)).to(self.device)
+        x_t = noise(backbone.latent_shape, 0, 0, len(prompts)).to(self.device)
         text = backbone.encode_prompt(prompts)
         x0 = ddim(backbone, x_t, text, steps=preview.steps, guidance=preview.guidance)
         images = backbone.decode_latent(x0).cpu()
@@ -248,7 +249,7 @@ class Recipe:
         index, model = torch.arange(count), EmbeddedInstructModel.of(self.parts)
         source = ((data.source_batch(index) + 1) / 2).to(self.device)
         text = model.encode_prompt([data.captions[i][0] for i in range(count)])
-        x_t = noise(latent_shape(model), 0, 0, count).to(self.device)
+        x_t = noise(model.latent_shape, 0, 0, count).to(self.device)
         looked_at, scales = model.look(model.encode_image(source)), (preview.guidance, 1.5)
         x0 = ddim(
             model, x_t, text, steps=preview.steps,

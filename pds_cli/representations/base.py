@@ -7,14 +7,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from pds_cli.errors import UserError
-from pds_cli.views.cameras import Camera
-from pds_cli.views.view import Region, Rendering, View
+from pds_cli.views.view import View
 
 
 @dataclass(frozen=True)
@@ -50,11 +49,18 @@ class Representation(torch.nn.Module, ABC):
     `state_dict()` is all that a checkpoint needs to bring it back.
 
     Attributes:
+        word: the name that a backbone's recommendations have for it, such as `nerf`.
         fit_settings: how it is fitted to its scene's images before an edit; None where it
             begins as the source.
     """
 
+    word: ClassVar[str] = ""
     fit_settings: FitSettings | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where θ is."""
+        return next(self.parameters()).device
 
     @abstractmethod
     def render(self, view: View) -> Tensor:
@@ -70,19 +76,6 @@ class Representation(torch.nn.Module, ABC):
 
     def render_latent(self, view: View) -> Tensor | None:
         """x_0 [1,C,h,w] where θ lives in the backbone's latent space, else None."""
-        return None
-
-    def render_camera(self, camera: Camera) -> Rendering:
-        """What any camera sees, without a graph; for representations of 3D scenes.
-
-        Raises:
-            NotImplementedError: for flat representations.
-        """
-        raise NotImplementedError(f"{type(self).__name__} is not a 3D scene")
-
-    @property
-    def region(self) -> Region | None:
-        """Where the scene is, for representations of 3D scenes."""
         return None
 
     def reconstruction_loss(
@@ -153,6 +146,10 @@ class Representation(torch.nn.Module, ABC):
 
     def regularise(self) -> None:
         """Called after every optimiser step, to bring θ back to its valid range."""
+
+    def idle(self) -> dict[str, str]:
+        """Keys of a run that have no effect on this representation → what makes that so."""
+        return {"turntable": "an edit of a single view"}
 
     def changes(self) -> dict[str, float]:
         """How far θ is from where it began, in numbers of its own, for a run's metrics."""

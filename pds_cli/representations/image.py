@@ -12,6 +12,7 @@ from pds_cli.errors import UserError, check_choice
 from pds_cli.options.representations import INITIALS, PARAMETRISATIONS
 from pds_cli.pictures.files import from_over_white, resize, write_image
 from pds_cli.representations.base import Representation
+from pds_cli.runs import layout
 from pds_cli.scenes.base import Scene
 from pds_cli.views.view import View
 
@@ -41,6 +42,8 @@ class ImageRepresentation(Representation):
     """
 
     start: Tensor
+
+    word = "image"
 
     def __init__(
         self,
@@ -107,7 +110,7 @@ class ImageRepresentation(Representation):
         assert self.view.image is not None
         shown = self.full_size().cpu()
         colour = from_over_white(shown, self.view.alpha)
-        return [write_image(Path(folder) / "result.png", colour, self.view.alpha)]
+        return [write_image(Path(folder) / layout.RESULT_PICTURE.name, colour, self.view.alpha)]
 
     @torch.no_grad()
     def full_size(self) -> Tensor:

@@ -37,6 +37,8 @@ class PointsRepresentation(Representation):
 
     initial: Tensor
 
+    word = "points"
+
     def __init__(
         self, scene: Toy2DScene, backbone: Backbone, *, n: int | None = None, raster: int = 192
     ) -> None:
@@ -44,7 +46,7 @@ class PointsRepresentation(Representation):
         points = getattr(scene, "points", None)
         if points is None:
             raise UserError("representation=points needs a scene of points; use scene=toy2d")
-        if tuple(getattr(backbone, "shape", ())) != (2, 1, 1):
+        if backbone.latent_shape != (2, 1, 1):
             raise UserError("representation=points needs a backbone on the plane: backbone=mixture")
         if n is not None and not 1 <= n <= len(points):
             raise UserError(f"representation.n={n} must lie between 1 and {len(points)}")

@@ -18,7 +18,8 @@ from pds_cli.errors import UserError
 from pds_cli.files import atomic_path, write_text
 from pds_cli.pictures.files import write_image
 from pds_cli.progress import Progress
-from pds_cli.results.path_rendering import Radiance, render_path
+from pds_cli.representations.spatial import Spatial, Volumetric
+from pds_cli.results.path_rendering import render_path
 from pds_cli.views.cameras import Camera
 from pds_cli.views.poses import IDENTITY, Similarity
 from pds_cli.views.view import Region, Rendering
@@ -32,12 +33,12 @@ _FINEST = 1024  # samples along a side of the cube: 4 GiB of densities
 _OUTSIDE, _INSIDE, _PER_CELL = 1.0, 3.0, 3  # cells along the normal whose radiance is gathered
 
 
-def placement(representation: Radiance, units: str) -> Similarity:
+def placement(representation: Spatial, units: str) -> Similarity:
     """From the scene's coordinates to those of `units`, one of `UNITS`."""
     return IDENTITY if units == "scene" else representation.transform.inverse()
 
 
-def write_transform(folder: Path, representation: Radiance, units: str = "scene") -> Path:
+def write_transform(folder: Path, representation: Spatial, units: str = "scene") -> Path:
     """Writes `dataparser_transforms.json`, which has nerfstudio's names and direction.
 
     A point p of the capture is at scale · (transform[:, :3] p + transform[:, 3]) in the files
@@ -56,7 +57,7 @@ def write_transform(folder: Path, representation: Radiance, units: str = "scene"
 
 def write_mesh(
     folder: Path,
-    representation: Radiance,
+    representation: Spatial,
     *,
     resolution: int = 192,
     threshold: float = 10.0,
@@ -80,6 +81,7 @@ def write_mesh(
     import trimesh
     from trimesh.exchange.ply import export_ply
 
+    representation = _volumetric(representation)
     vertices, faces = surface(
         representation, resolution=resolution, threshold=threshold, extent=extent
     )
@@ -105,8 +107,18 @@ def write_mesh(
     return [ply, glb], f"a surface of {len(faces)} triangles and {len(vertices)} vertices"
 
 
+def _volumetric(representation: Spatial) -> Volumetric:
+    if not isinstance(representation, Volumetric):
+        raise UserError(
+            f"format=mesh asks how dense the scene is at any point, which a "
+            f"{type(representation).__name__} does not say: format=pointcloud and format=cameras "
+            "need no such answer"
+        )
+    return representation
+
+
 def surface(
-    representation: Radiance,
+    representation: Volumetric,
     *,
     resolution: int = 192,
     threshold: float = 10.0,
@@ -145,7 +157,7 @@ def surface(
     return vertices + np.array(region.centre) - half, faces
 
 
-def _density_grid(representation: Radiance, resolution: int, half: float) -> np.ndarray:
+def _density_grid(representation: Volumetric, resolution: int, half: float) -> np.ndarray:
     """Densities [n,n,n] at the nodes of the cube, axes x, y, z."""
     centre = representation.region.centre
     x, y, z = (torch.linspace(c - half, c + half, resolution) for c in centre)
@@ -159,7 +171,7 @@ def _density_grid(representation: Radiance, resolution: int, half: float) -> np.
     return np.nan_to_num(grid)
 
 
-def _density(representation: Radiance, points: Tensor) -> Tensor:
+def _density(representation: Volumetric, points: Tensor) -> Tensor:
     """Densities [N] of world points [N,3], on the CPU."""
     return torch.cat([representation.density(part).cpu() for part in points.split(_PIECE)])
 
@@ -179,7 +191,7 @@ def _largest(vertices: np.ndarray, faces: np.ndarray, count: int) -> tuple[np.nd
 
 
 def _radiance(
-    representation: Radiance, vertices: np.ndarray, normals: np.ndarray, cell: float
+    representation: Volumetric, vertices: np.ndarray, normals: np.ndarray, cell: float
 ) -> np.ndarray:
     """The colours [V,3] in [0,1] that rays against the normals meet about the vertices.
 
@@ -251,7 +263,7 @@ def _upright(up: np.ndarray) -> np.ndarray:
 
 def write_point_cloud(
     folder: Path,
-    representation: Radiance,
+    representation: Spatial,
     *,
     points: int = 200_000,
     threshold: float = 10.0,
@@ -268,7 +280,8 @@ def write_point_cloud(
     Args:
         points: at most so many.
         threshold: points where density times the region's radius is lower are left out: at
-            edges depth is the mean of two surfaces, and such a point floats between them.
+            edges depth is the mean of two surfaces, and such a point floats between them. Of a
+            scene that says no densities, none is left out.
         extent: points outside of the cube round the region's centre are left out; its side is so
             many of the region's.
         opacity: pixels less opaque than this are left out.
@@ -283,15 +296,16 @@ def write_point_cloud(
     """
     cameras = list(representation.cameras["train"].values())
     if not cameras:
-        raise UserError("the run knows no cameras (exports/cameras.json): points come from them")
+        raise UserError("the run knows no cameras: points come from them")
     share = -(-points // len(cameras))
     generator, found = torch.Generator().manual_seed(seed), []
     # Four pixels for each point that is wanted leave enough after the sorting out.
     small = [_with_pixels(camera, max(4 * share, _FEWEST_PIXELS)) for camera in cameras]
     for camera, seen in zip(small, render_path(representation, small, "points"), strict=True):
         rows = _seen_points(camera, seen, representation.region, extent, opacity)
-        solid = _density(representation, rows[:, :3]) * representation.region.radius
-        rows = rows[solid >= threshold]
+        if isinstance(representation, Volumetric):
+            solid = _density(representation, rows[:, :3]) * representation.region.radius
+            rows = rows[solid >= threshold]
         found.append(rows[torch.randperm(len(rows), generator=generator)[:share]])
     table = torch.cat(found)[:points]
     if not len(table):
@@ -351,7 +365,7 @@ def _ply(table: Tensor) -> bytes:
 
 
 def write_cameras(
-    folder: Path, representation: Radiance, *, pictures: bool = False, units: str = "scene"
+    folder: Path, representation: Spatial, *, pictures: bool = False, units: str = "scene"
 ) -> tuple[list[Path], str]:
     """Writes `cameras.json`, a list that `pds render path=…` reads, and `transforms.json`.
 
@@ -373,7 +387,7 @@ def write_cameras(
         for name, camera in representation.cameras[part].items()
     ]
     if not listed:
-        raise UserError("the run knows no cameras (exports/cameras.json): there is none to write")
+        raise UserError("the run knows no cameras: there is none to write")
     placed = placement(representation, units)
     moved = [(part, name, _placed(camera, placed)) for part, name, camera in listed]
     entries = [
@@ -423,7 +437,7 @@ def _picture(name: str) -> str:
 
 
 def _write_pictures(
-    folder: Path, representation: Radiance, listed: list[tuple[str, str, Camera]]
+    folder: Path, representation: Spatial, listed: list[tuple[str, str, Camera]]
 ) -> Iterator[Path]:
     renders = render_path(representation, [camera for _, _, camera in listed], "pictures")
     for (_, name, _), seen in zip(listed, renders, strict=True):

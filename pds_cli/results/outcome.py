@@ -9,6 +9,8 @@ from torch import Tensor
 
 from pds_cli.pictures.files import resize
 from pds_cli.representations.base import Representation
+from pds_cli.representations.spatial import Spatial
+from pds_cli.runs import layout
 from pds_cli.runs.folder import RunFolder
 from pds_cli.views.view import View
 
@@ -23,8 +25,9 @@ def some(views: Sequence[View], most: int = MOST) -> list[View]:
 
 @torch.no_grad()
 def seen(representation: Representation, view: View) -> Tensor:
-    """What a view shows now, [3,H,W] in [0,1] on the CPU; at its camera's size where it has one."""
-    if view.camera is not None:
+    """What a view shows now, [3,H,W] in [0,1] on the CPU; in 3D at its camera's size."""
+    if isinstance(representation, Spatial):
+        assert view.camera is not None
         return representation.render_camera(view.camera).rgb.cpu()
     return representation.render_full(view).cpu()
 
@@ -47,14 +50,14 @@ def save_views(
     pictures: list[Tensor] = []
     for view in some(views):
         result = seen(representation, view)
-        run.save_image(f"result_{view.name}", result)
+        run.save_image(layout.final_render("result", view.name), result)
         shown, scores = [], {}
         if view.image is not None:
-            run.save_image(f"source_{view.name}", view.image)
+            run.save_image(layout.final_render("source", view.name), view.image)
             shown, scores = [view.image, result], similarity(result, view.image, "source")
         truth = true.get(view.name)
         if truth is not None:
-            run.save_image(f"truth_{view.name}", truth)
+            run.save_image(layout.final_render("truth", view.name), truth)
             shown.append(truth)
             scores |= similarity(result, truth, "truth")
         rows += [scores] if scores else []
@@ -62,7 +65,7 @@ def save_views(
     if pictures:
         height = max(256, *(picture.shape[-2] for picture in pictures))
         sheet = strip(pictures, list(labels[: len(pictures)]), height=min(1024, height))
-        save_image(sheet, run.path / "strip.png")
+        save_image(sheet, run.path / layout.STRIP)
     return mean_scores(rows)
 
 

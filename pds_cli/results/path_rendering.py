@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,52 +13,28 @@ from pds_cli.pictures.colormap import depth_picture, depth_range
 from pds_cli.pictures.files import write_image
 from pds_cli.pictures.video import write_video
 from pds_cli.progress import Progress
+from pds_cli.representations.spatial import Spatial, load_spatial
 from pds_cli.runs.outputs import result_of
 from pds_cli.views.cameras import Camera
 from pds_cli.views.paths import fitted, turntable
-from pds_cli.views.poses import Similarity
-from pds_cli.views.view import Region, Rendering
+from pds_cli.views.view import Rendering
 
 _PROBES, _PROBE_SIZE = 8, 64  # small renders that find the range of depths before the large ones
 
 
-class Radiance(Protocol):
-    """What rendering and exporting ask of a 3D representation; `NeRF` has it.
-
-    region: where the scene is.
-    cameras: part (`train`, `eval`) → name → the camera that the scene was seen by.
-    transform: from the coordinates of the capture to the scene's.
-    """
-
-    @property
-    def region(self) -> Region: ...
-
-    @property
-    def cameras(self) -> dict[str, dict[str, Any]]: ...
-
-    @property
-    def transform(self) -> Similarity: ...
-
-    def render_camera(self, camera: Camera) -> Rendering: ...
-
-    def density(self, points: Tensor) -> Tensor: ...
-
-    def color(self, points: Tensor, directions: Tensor) -> Tensor: ...
-
-
-def load_result(run: Path | str, device: str = "auto") -> Radiance:
+def load_result(
+    run: Path | str, device: str = "auto", allow_modules: Sequence[str] = ()
+) -> Spatial:
     """The 3D result of a run folder of `pds fit` or `pds edit`.
 
     Raises:
-        UserError: the folder is not there, holds no 3D result, or a damaged one.
+        UserError: the folder is not there, holds no 3D result, or see `load_spatial`.
     """
-    from pds_cli.representations.nerf.representation import NeRF
-
-    return NeRF.load(result_of(run), device)
+    return load_spatial(result_of(run), device, allow_modules)
 
 
 def render_path(
-    representation: Radiance, cameras: Sequence[Camera], title: str = "render"
+    representation: Spatial, cameras: Sequence[Camera], title: str = "render"
 ) -> Iterator[Rendering]:
     """What the cameras see, one after the other, on the CPU, with a progress bar."""
     with Progress(title, len(cameras)) as progress:
@@ -70,7 +46,7 @@ def render_path(
 
 def write_renders(
     folder: Path,
-    representation: Radiance,
+    representation: Spatial,
     cameras: Sequence[Camera],
     *,
     fps: float = 20.0,
@@ -96,7 +72,7 @@ def write_renders(
 
 def write_turntable(
     stem: Path,
-    representation: Radiance,
+    representation: Spatial,
     *,
     frames: int = 48,
     size: int | None = None,
@@ -120,7 +96,7 @@ def _bytes(image: Tensor) -> Tensor:
     return (torch.nan_to_num(image).clamp(0, 1) * 255).round().to(torch.uint8)
 
 
-def _depth_range(representation: Radiance, cameras: Sequence[Camera]) -> tuple[float, float]:
+def _depth_range(representation: Spatial, cameras: Sequence[Camera]) -> tuple[float, float]:
     """One range of depths for a whole path, so that its colours do not flicker."""
     step = max(1, len(cameras) // _PROBES)
     small = [fitted(camera, _PROBE_SIZE) for camera in cameras[::step]]

@@ -15,7 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 from pds_cli.errors import UserError
 from pds_cli.files import write_text
 from pds_cli.options.job import overrides
-from pds_cli.runs.ownership import CARD, card_of, claimed, owns, remove_unfinished
+from pds_cli.runs import layout
+from pds_cli.runs.ownership import card_of, claimed, owns, remove_unfinished
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -86,12 +87,12 @@ class RunFolder:
     @property
     def checkpoint(self) -> Path:
         """Where the checkpoint is."""
-        return self.path / "checkpoint.safetensors"
+        return self.path / layout.CHECKPOINT
 
     @property
     def metrics(self) -> Path:
         """One JSON object a line."""
-        return self.path / "metrics.jsonl"
+        return self.path / layout.METRICS
 
     def begin(
         self,
@@ -115,7 +116,7 @@ class RunFolder:
             facts: what else `run.json` says.
         """
         claim = claimed(self.path)
-        (self.path / "error.txt").unlink(missing_ok=True)  # of a job that was refused before
+        (self.path / layout.ERROR).unlink(missing_ok=True)  # of a job that was refused before
         left = [] if claim is None else claim.clear()
         if left:
             print(
@@ -124,7 +125,7 @@ class RunFolder:
             )
         self.write_config(cfg)
         if environment is not None:
-            self.write_json("environment.json", environment)
+            self.write_json(layout.ENVIRONMENT, environment)
         if claim is not None:
             card = {"words": overrides(), "fingerprint": fingerprint, **facts}
             claim.begin(card, keep=keep)
@@ -138,13 +139,13 @@ class RunFolder:
         if claim is not None:
             claim.begun = claim.keep = True
             remove_unfinished(self.path)
-        (self.path / "error.txt").unlink(missing_ok=True)
+        (self.path / layout.ERROR).unlink(missing_ok=True)
         card = card_of(self.path)
         if cfg is None or card is None or card.get("fingerprint") == fingerprint:
             return
         before = [*card.get("fingerprints", []), card.get("fingerprint")]
         # In this order: a run that is killed between the two has settings that it once had.
-        self.write_json(CARD, {**card, "fingerprint": fingerprint, "fingerprints": before})
+        self.write_json(layout.CARD, {**card, "fingerprint": fingerprint, "fingerprints": before})
         self.write_config(cfg)
 
     def restart(self) -> None:
@@ -154,7 +155,7 @@ class RunFolder:
 
     def write_config(self, cfg: DictConfig) -> None:
         """Writes the configuration, its interpolations filled in, as plain YAML."""
-        write_text(self.path / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+        write_text(self.path / layout.CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
 
     def write_json(self, name: str, content: Any) -> None:
         """Writes `name` as indented JSON; NaN and infinities become null."""
@@ -190,7 +191,7 @@ class RunFolder:
         """Writes an image [3,H,W] in [0,1] to `renders/<name>.png`."""
         from pds_cli.pictures.files import write_image
 
-        path = self.path / "renders" / f"{name}.png"
+        path = self.path / layout.RENDERS / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_image(path, image)
         return path

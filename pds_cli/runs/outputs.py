@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from pds_cli.errors import UserError
 from pds_cli.options.job import key_of
 from pds_cli.options.schemas import FREE
+from pds_cli.runs.layout import RESULT_3D
 from pds_cli.runs.ownership import Claim, card_of, choices_of, refuse_taken
 
 
@@ -164,10 +165,6 @@ def _probe(folder: Path) -> None:
     probe.unlink(missing_ok=True)
 
 
-RESULT_3D = Path("exports/nerf.safetensors")
-"""Where a run folder has its 3D result."""
-
-
 def result_of(run: Path | str, key: str = "run") -> Path:
     """The 3D result in a run folder; `key` is what the user called that.
 
@@ -182,7 +179,7 @@ def result_of(run: Path | str, key: str = "run") -> Path:
     if not found.is_file():
         raise UserError(
             f"{key}={run} holds no 3D result ({RESULT_3D}): give a finished pds fit, or a pds edit "
-            "with representation=nerf."
+            "of a 3D scene with representation=nerf, by this version of pds."
         )
     return found
 

@@ -18,16 +18,16 @@ from typing import Any, ClassVar
 from pds_cli.errors import UserError
 from pds_cli.files import unfinished, watchers, write_text
 from pds_cli.reading import read_object
+from pds_cli.runs import layout
 from pds_cli.version import __version__
 
-CARD = "run.json"
 FORMAT = 1  # raise it when run folders of before can no longer be read
 PRIVATE = ".pds"
 FILES = f"{PRIVATE}/files.txt"
 LOCK = f"{PRIVATE}/lock"
 OUTCOME = f"{PRIVATE}/outcome.json"
 NEXT = f"{PRIVATE}/next.json"
-FIRST = ("config.yaml", "environment.json", CARD)  # written in this order
+FIRST = (layout.CONFIG, layout.ENVIRONMENT, layout.CARD)  # written in this order
 _ALL = "**"  # in the list: a folder with all that is in it; a name that ends in "/" is a run's
 
 
@@ -60,13 +60,13 @@ def _notes(private: Path) -> set[str]:
 
 def card_of(folder: Path | str) -> dict[str, Any] | None:
     """What `run.json` in a folder says; None where there is none that can be read."""
-    card = read_object(Path(folder) / CARD, 2**20)
+    card = read_object(Path(folder) / layout.CARD, 2**20)
     return card if isinstance(card.get("verb"), str) else None
 
 
 def choices_of(folder: Path | str) -> dict[str, Any]:
     """The options of config groups that a run was started with, as far as its folder says."""
-    choices = read_object(Path(folder) / "environment.json").get("choices")
+    choices = read_object(Path(folder) / layout.ENVIRONMENT).get("choices")
     return choices if isinstance(choices, dict) else {}
 
 
@@ -88,8 +88,8 @@ def check_card(folder: Path | str, key: str, verb: str | None = None) -> dict[st
     card = card_of(folder)
     if card is None:
         raise UserError(
-            f"{key}={folder} holds no {CARD} that can be read: it is not the folder of a run of "
-            f"pds {__version__}."
+            f"{key}={folder} holds no {layout.CARD} that can be read: it is not the folder of a "
+            f"run of pds {__version__}."
         )
     if card.get("format") != FORMAT or card.get("version") != __version__:
         raise UserError(
@@ -238,7 +238,7 @@ class Claim:
             keep: whether what is there when the run fails is worth keeping.
         """
         self.note(self.folder / f"{self.verb}.log")  # what is logged goes there
-        write_text(self.folder / CARD, _card(self.verb, facts))
+        write_text(self.folder / layout.CARD, _card(self.verb, facts))
         self.begun, self.keep = True, keep
 
 
@@ -255,7 +255,7 @@ def prepare_card(folder: Path, verb: str, facts: Mapping[str, Any]) -> None:
 def use_card(folder: Path) -> None:
     """Makes the prepared card the folder's own; another process may have done so."""
     with suppress(FileNotFoundError):
-        os.replace(folder / NEXT, folder / CARD)
+        os.replace(folder / NEXT, folder / layout.CARD)
 
 
 def claimed(folder: Path) -> Claim | None:

@@ -11,12 +11,11 @@ from typing import Any
 
 from pds_cli.errors import UserError
 from pds_cli.reading import MAX_BYTES, MAX_YAML_BYTES, parse_json, parse_yaml, read_bytes
+from pds_cli.runs import layout
 
-_LARGEST = {"config.yaml": MAX_YAML_BYTES, "metrics.jsonl": 4 * MAX_BYTES}
-FILES = ("config.yaml", "summary.json", "metrics.jsonl", "error.txt", "environment.json")
+_LARGEST = {layout.CONFIG: MAX_YAML_BYTES, layout.METRICS: 4 * MAX_BYTES}
+FILES = (layout.CONFIG, layout.SUMMARY, layout.METRICS, layout.ERROR, layout.ENVIRONMENT)
 STAGES = ("fit", "edit", "refine")
-FINAL = re.compile(r"(source|result|truth)_(.+)\.png", re.DOTALL)
-FRAME = re.compile(r"(.+?)_(\d{6,})_(.+)\.png", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -135,7 +134,7 @@ def natural(text: str) -> list[tuple[int, int, str]]:
 
 def is_run(folder: Path) -> bool:
     """Whether a folder holds anything that a run writes."""
-    return any((folder / name).is_file() for name in FILES) or (folder / "renders").is_dir()
+    return any((folder / name).is_file() for name in FILES) or (folder / layout.RENDERS).is_dir()
 
 
 def read_run(folder: Path | str) -> RunRecord:
@@ -152,13 +151,13 @@ def read_run(folder: Path | str) -> RunRecord:
             "name a folder that a run wrote, such as outputs/edit/figurine2d/pds/<time>"
         )
     run = RunRecord(folder)
-    run.config_text = _read(run, "config.yaml")
-    run.config = _object(run, "config.yaml", run.config_text, parse_yaml)
+    run.config_text = _read(run, layout.CONFIG)
+    run.config = _object(run, layout.CONFIG, run.config_text, parse_yaml)
     for name in ("environment", "summary"):
         setattr(run, name, _object(run, f"{name}.json", _read(run, f"{name}.json"), parse_json))
-    run.records = parse_metrics(_read(run, "metrics.jsonl"))
-    if (folder / "error.txt").exists():
-        run.error = _read(run, "error.txt")
+    run.records = parse_metrics(_read(run, layout.METRICS))
+    if (folder / layout.ERROR).exists():
+        run.error = _read(run, layout.ERROR)
     _find_renders(run)
     _find_exports(run)
     return run
@@ -177,7 +176,7 @@ def _read(run: RunRecord, name: str) -> str:
 
 def _object(run: RunRecord, name: str, text: str, load: Any) -> dict[str, Any]:
     if not text.strip():
-        if (run.path / name).exists() and name != "environment.json":
+        if (run.path / name).exists() and name != layout.ENVIRONMENT:
             run.problems.append(f"{name} is empty")
         return {}
     try:
@@ -207,15 +206,15 @@ def parse_metrics(text: str) -> list[dict[str, Any]]:
 
 def _find_renders(run: RunRecord) -> None:
     try:
-        paths = sorted(p for p in (run.path / "renders").glob("*.png") if p.is_file())
+        paths = sorted(p for p in (run.path / layout.RENDERS).glob("*.png") if p.is_file())
     except OSError as error:
         run.problems.append(f"renders/ cannot be read: {error.strerror or error}")
         return
     for path in paths:
         # Final pictures first: a stage is never called source, result or truth.
-        if final := FINAL.fullmatch(path.name):
+        if final := layout.FINAL.fullmatch(path.name):
             run.finals.setdefault(final[1], {})[final[2]] = path
-        elif frame := FRAME.fullmatch(path.name):
+        elif frame := layout.FRAME.fullmatch(path.name):
             run.frames.append(Frame(frame[1], int(frame[2]), frame[3], path))
     order = stage_order([*(r.get("stage") for r in run.records), *STAGES])
     last = len(order)
@@ -229,7 +228,7 @@ def stage_order(names: Iterable[Any]) -> dict[str, int]:
 
 
 def _find_exports(run: RunRecord) -> None:
-    folder = run.path / "exports"
+    folder = run.path / layout.EXPORTS
     try:
         files = [p for p in sorted(folder.rglob("*")) if p.is_file()] if folder.is_dir() else []
         run.exports = [(p.relative_to(run.path).as_posix(), p.stat().st_size) for p in files]

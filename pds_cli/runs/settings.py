@@ -17,6 +17,7 @@ from pds_cli.options.checks import validate
 from pds_cli.options.job import key_of
 from pds_cli.options.schemas import FREE, VERB_SCHEMAS, schema_of_class
 from pds_cli.reading import read_yaml
+from pds_cli.runs import layout
 from pds_cli.runs.folder import RunFolder
 from pds_cli.runs.ownership import check_card
 
@@ -92,7 +93,7 @@ def saved_settings(verb: str, folder: str, allowed: Sequence[str], key: str) -> 
 def _unchanged(verb: str, folder: Path, key: str) -> DictConfig:
     """The settings in a folder, if it is a run of the verb and they are what it began with."""
     card = check_card(folder, key, verb)
-    saved = _read(folder / "config.yaml")
+    saved = _read(folder / layout.CONFIG)
     if fingerprint(saved) not in (card.get("fingerprint"), *card.get("fingerprints", [])):
         raise UserError(
             f"{folder}/config.yaml is not what the run began with: put it back, or start a new run."

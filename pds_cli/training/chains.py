@@ -10,16 +10,18 @@ from omegaconf import DictConfig, open_dict
 from pds_cli.errors import UserError
 from pds_cli.instantiate import escape_text, literal_config
 from pds_cli.options.job import given_groups
+from pds_cli.runs import layout
 from pds_cli.runs.outputs import result_of
 
 if TYPE_CHECKING:
     from pds_cli.representations.base import Representation
+    from pds_cli.representations.spatial import Spatial
     from pds_cli.scenes.base import Scene
 
 # What a flat result is, and the scene that it makes.
 FLAT = {
-    "exports/result.svg": ("pds_cli.scenes.svg.SVGScene", ("size",)),
-    "exports/result.png": ("pds_cli.scenes.image.ImageScene", ()),
+    layout.RESULT_DRAWING: ("pds_cli.scenes.svg.SVGScene", ("size",)),
+    layout.RESULT_PICTURE: ("pds_cli.scenes.image.ImageScene", ()),
 }
 
 
@@ -67,8 +69,8 @@ def _scene(folder: Path, saved: DictConfig, prompt: str) -> DictConfig:
         result_of(folder)
     except UserError as error:
         raise UserError(
-            f"init={folder} holds no result to begin at (a picture, a drawing or a NeRF): give a "
-            "finished pds edit of one."
+            f"init={folder} holds no result to begin at (a picture, a drawing or a 3D scene): "
+            "give a finished pds edit of one."
         ) from error
     scene = saved.scene.copy()
     with open_dict(scene):
@@ -89,32 +91,35 @@ def started(
     Raises:
         UserError: there is no such result, or it is of other settings or another scene.
     """
+    from pds_cli.representations.spatial import Spatial
+
     if cfg.fit is not None:
-        if representation.fit_settings is None:
+        if not isinstance(representation, Spatial):
             raise UserError(f"fit={cfg.fit} is for 3D scenes, and this representation needs none.")
         from pds_cli.runs.ownership import check_card
 
         check_card(cfg.fit, "fit", "fit")
-        return scene, _taken(representation, scene, cfg.fit, "fit")
-    if cfg.init is None or representation.fit_settings is None:
+        return scene, _taken(representation, scene, cfg, "fit")
+    if cfg.init is None or not isinstance(representation, Spatial):
         return scene, None
     from pds_cli.scenes.rendered import RenderedScene
 
-    origin = _taken(representation, scene, cfg.init, "init")
+    origin = _taken(representation, scene, cfg, "init")
     return RenderedScene(scene, representation.render_full, scene.source_prompt), origin
 
 
-def _taken(representation: Representation, scene: Scene, run: str, key: str) -> str:
-    from pds_cli.results.path_rendering import load_result
+def _taken(representation: Spatial, scene: Scene, cfg: DictConfig, key: str) -> str:
+    from pds_cli.representations.spatial import load_spatial
     from pds_cli.runs.checkpoint import check_state, fits
 
+    run = cfg[key]
     path = result_of(run, key)
-    loaded = load_result(run, "cpu")
+    loaded = load_spatial(path, "cpu", list(cfg.allow_modules))
     names = {view.name for view in scene.views}
     if set(loaded.cameras["train"]) != names:
         raise UserError(f"{key}={run} is of other views than this scene has: give one of its own.")
     with fits(path, f"give {key}= a run of the same representation", "does not fit this edit"):
-        state = loaded.state_dict()  # type: ignore[attr-defined]
+        state = loaded.state_dict()
         check_state(state, representation.state_dict())
         representation.load_state_dict(state)
     return str(path)

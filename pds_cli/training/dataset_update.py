@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,11 +24,8 @@ from pds_cli.representations.base import Representation
 from pds_cli.runs.checkpoint import under, with_prefix
 from pds_cli.scenes.base import Scene
 from pds_cli.seeds import step_generator
-from pds_cli.training.trainer import Objective, Stage, configured_optimizer
+from pds_cli.training.trainer import Idle, Objective
 from pds_cli.views.view import View
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
 
 
 class DatasetUpdateObjective(Objective):
@@ -59,11 +56,12 @@ class DatasetUpdateObjective(Objective):
             changed is added, so that detail the latents do not hold stays. Otherwise it is
             edit(x), at the size of the renders that were edited, as published.
         seed: the run's seed; fixes the order of the views.
-        group: the config group that the options stand in, for what is said of wrong ones.
+        group: the config group that the options stand in: `loss`, or `refine` for a stage after
+            an edit.
 
     Raises:
-        UserError: an unknown option, `initial=source` for views without an image, or a backbone
-            whose data are no images.
+        UserError: no editor, an unknown option, `initial=source` for views without an image, or a
+            backbone whose data are no images.
 
     Source: Haque et al., Instruct-NeRF2NeRF, ICCV 2023, arXiv 2303.12789, section 4.2.
     """
@@ -73,7 +71,7 @@ class DatasetUpdateObjective(Objective):
         scene: Scene,
         representation: Representation,
         backbone: Backbone,
-        editor: Editor,
+        editor: Editor | None,
         text_tgt: Text,
         text_src: Text | None,
         *,
@@ -88,6 +86,11 @@ class DatasetUpdateObjective(Objective):
         self.views: Sequence[View] = list(scene.views)
         edited = {view.name for view in scene.edit_views}
         self.redrawable = [i for i, view in enumerate(self.views) if view.name in edited]
+        if editor is None:
+            raise UserError(
+                "loss=dataset_update redraws views with an editor: add editor=ddpm_inversion, or "
+                "another (pds list editor)"
+            )
         check_choice(f"{group}.input", input, INPUTS)
         check_choice(f"{group}.initial", initial, INITIALS)
         for name, value in (("every", every), ("batch_size", batch_size)):
@@ -102,10 +105,20 @@ class DatasetUpdateObjective(Objective):
             )
         self.representation, self.backbone, self.editor = representation, backbone, editor
         self.text_tgt, self.text_src = text_tgt, text_src
+        self.name = "edit" if group == "loss" else group
         self.every, self.batch_size, self.seed = every, batch_size, seed
         self.input, self.initial, self.keep_detail = input, initial, keep_detail
         self._beginning: dict[int, Tensor] = {}
         self._edited: dict[int, Tensor] = {}
+
+    def idle(self) -> list[Idle]:
+        """Guidance is the editor's, and a batch is one of views."""
+        guidance = ("guidance", "source_guidance")
+        return [
+            *(Idle(key, instead=f"editor.{key}") for key in guidance),
+            Idle("batch_size", instead="loss.batch_size"),
+            Idle("hold_view"),
+        ]
 
     def begin(self) -> None:
         """Renders every view, unless a checkpoint brought the renders or nothing needs them."""
@@ -183,7 +196,7 @@ class DatasetUpdateObjective(Objective):
             return self.representation.render_full(view).cpu()
         return self.representation.render(view)[0].clamp(0, 1).cpu()
 
-    def after_step(self, step: int) -> None:
+    def after_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
         self.representation.regularise()
 
     def renders(self) -> dict[str, Tensor]:
@@ -212,56 +225,6 @@ class DatasetUpdateObjective(Objective):
             if not (0 <= index < len(self.views) and right and image.numel()):
                 raise ValueError(f"its image of view {index} is none of this scene")
         return found
-
-
-def refine_stage(
-    cfg: DictConfig,
-    scene: Scene,
-    representation: Representation,
-    backbone: Backbone,
-    text_tgt: Text,
-    text_src: Text,
-    *,
-    words: Mapping[str, str] | None = None,
-) -> Stage | None:
-    """The stage that the config group `refine` describes; None for `refine=none`.
-
-    Args:
-        cfg: the configuration of `pds edit`, its interpolations filled in.
-        text_tgt, text_src: the encoded prompts of the edit.
-        words: the same as words, for `Editor.begin`; None for an editor that reads none.
-    """
-    from pds_cli.instantiate import instantiate
-
-    node, allow = cfg.refine, list(cfg.allow_modules)
-    if node is None or node.editor is None:
-        return None
-    editor = instantiate("editor", node.editor, allow_modules=allow)
-    if words is not None:
-        editor.begin(**words)
-    objective = DatasetUpdateObjective(
-        scene,
-        representation,
-        backbone,
-        editor,
-        text_tgt,
-        text_src,
-        every=node.every,
-        batch_size=node.batch_size,
-        input=node.input,
-        initial=node.initial,
-        keep_detail=node.get("keep_detail", False),
-        seed=cfg.seed,
-        group="refine",
-    )
-    lr = cfg.lr if node.lr is None else node.lr
-    return Stage(
-        "refine",
-        objective,
-        steps=node.steps,
-        optimizer=configured_optimizer(cfg.optimizer, lr, allow),
-        schedule=node.get("lr_schedule", "constant"),
-    )
 
 
 def _to_bytes(image: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from pds_cli.representations.base import Representation
 from pds_cli.runs.checkpoint import under, with_prefix
 from pds_cli.scenes.base import Scene
 from pds_cli.seeds import step_generator
-from pds_cli.training.trainer import Objective
+from pds_cli.training.trainer import Idle, Objective
 from pds_cli.views.view import View
 
 LEARNT = "loss"  # what the loss has learnt, in a checkpoint
@@ -142,7 +142,18 @@ class EditObjective(Objective):
             self._sources[view.name] = found
         return self._sources[view.name]
 
-    def after_step(self, step: int) -> None:
+    def idle(self) -> list[Idle]:
+        """What the loss, as it is set, looks at no more; guidance also by its name at the top."""
+        single = len(self.views) == 1
+        found = [Idle("hold_view", "an edit of a single view")] if single else []
+        for option, switch in self.distillation.idle().items():
+            why = f"loss.{switch}={getattr(self.distillation, switch)}" if switch else ""
+            found.append(Idle(f"loss.{option}", why))
+            if option in ("guidance", "source_guidance"):
+                found.append(Idle(option, why))
+        return found
+
+    def after_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
         self.representation.regularise()
 
     @torch.no_grad()

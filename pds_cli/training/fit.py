@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pds_cli.errors import UserError
 from pds_cli.representations.base import FitSettings, Representation
+from pds_cli.results.outcome import mean_scores, seen, similarity
 from pds_cli.runs.checkpoint import check_state, fits, load_checkpoint, save_checkpoint
 from pds_cli.runs.folder import RunFolder
 from pds_cli.scenes.base import Scene
@@ -51,13 +52,12 @@ class FitObjective(Objective):
             pairs.append((self.views[index], image))
         return self.representation.reconstruction_loss(pairs, generator)
 
-    def after_step(self, step: int) -> None:
+    def after_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
         self.representation.regularise()
 
     @torch.no_grad()
     def renders(self) -> dict[str, Tensor]:
-        assert self.shown.camera is not None
-        return {self.shown.name: self.representation.render_camera(self.shown.camera).rgb}
+        return {self.shown.name: seen(self.representation, self.shown)}
 
     def state_dict(self) -> dict[str, Tensor]:
         return self.representation.state_dict()
@@ -152,10 +152,8 @@ def _same(checkpoint: Path, key: str) -> bool:
 @torch.no_grad()
 def measure(representation: Representation, views: Sequence[View]) -> dict[str, float]:
     """Mean PSNR, SSIM and LPIPS of renders against the images of views; empty without views."""
-    from pds_cli.results.outcome import mean_scores, seen, similarity
-
     rows = []
     for view in views:
-        assert view.image is not None and view.camera is not None
+        assert view.image is not None
         rows.append(similarity(seen(representation, view), view.image))
     return mean_scores(rows)

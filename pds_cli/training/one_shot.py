@@ -11,7 +11,7 @@ from pds_cli.backbones.base import Backbone, Text
 from pds_cli.editors.base import Editor, check_draws_images
 from pds_cli.representations.base import Representation
 from pds_cli.scenes.base import Scene
-from pds_cli.training.trainer import Objective
+from pds_cli.training.trainer import Idle, Objective
 
 
 class EditorObjective(Objective):
@@ -22,6 +22,9 @@ class EditorObjective(Objective):
     Raises:
         UserError: a backbone whose data are no images.
     """
+
+    steps = 1
+    group = "editor"
 
     def __init__(
         self,
@@ -36,6 +39,15 @@ class EditorObjective(Objective):
         self.views = list(scene.edit_views)
         self.representation, self.backbone, self.editor = representation, backbone, editor
         self.text_tgt, self.text_src = text_tgt, text_src
+
+    def idle(self) -> list[Idle]:
+        """Whatever is of losses, steps and optimisers; the editor has keys of its own."""
+        own = ("guidance", "source_guidance", "steps", "lr")
+        rest = ("loss", "batch_size", "hold_view", "lr_schedule", "warmup", "early_stop")
+        return [
+            *(Idle(key, instead=f"editor.{key}") for key in own),
+            *(Idle(key) for key in (*rest, "optimizer")),
+        ]
 
     def begin(self) -> None:
         self.representation.begin_edit()

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 import signal
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from torch import Tensor
 from pds_cli.errors import UserError
 from pds_cli.options.verbs import LR_SCHEDULES as SCHEDULES
 from pds_cli.progress import Progress
+from pds_cli.runs import layout
 from pds_cli.runs.checkpoint import (
     check_state,
     fits,
@@ -37,9 +39,35 @@ from pds_cli.runs.folder import RunFolder
 from pds_cli.runs.record import number
 from pds_cli.seeds import step_generator
 
+_LOOK = 0.1  # seconds between looks at a stop during a pause
+
+
+@dataclass(frozen=True)
+class Idle:
+    """A key of a run that has no effect.
+
+    key: dotted, such as `loss.identity`; it stands for those under it, too.
+    because: the setting that makes it so, such as `loss.coefficients=exact`; empty: what edits.
+    instead: the key that is looked at in its place, where the run has it.
+    """
+
+    key: str
+    because: str = ""
+    instead: str = ""
+
 
 class Objective(ABC):
-    """What a stage minimises, and the parameters it moves."""
+    """What a stage minimises, and the parameters it moves.
+
+    Attributes:
+        name: of its stage, in logs and checkpoints.
+        steps: how many steps it takes, whatever the run says; None: as many as that.
+        group: the config group that it is an option of, where that is not `loss`.
+    """
+
+    name: str = "edit"
+    steps: int | None = None
+    group: ClassVar[str] = "loss"
 
     def begin(self) -> None:  # noqa: B027 - optional hook
         """Called once before the stage's first step in this process, after state is loaded."""
@@ -60,8 +88,27 @@ class Objective(ABC):
             generator: this step's random numbers, on the CPU.
         """
 
-    def after_step(self, step: int) -> None:  # noqa: B027 - optional hook
-        """Called after the optimiser's step, with the number of steps done."""
+    def after_step(  # noqa: B027 - optional hook
+        self, step: int, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Called after the optimiser's step, with the number of steps done.
+
+        An objective may put other parameters in the place of those in `optimizer.param_groups`,
+        and other moments into `optimizer.state`, as many groups as before. What `state_dict` and
+        `parameter_groups` give must then be of those, so that a resumed run is the same.
+        """
+
+    def idle(self) -> Sequence[Idle]:
+        """The keys that a user may have set and that have no effect on this objective."""
+        return []
+
+    def check_state(self, state: dict[str, Tensor]) -> None:
+        """Whether `load_state_dict` can take a state; one whose parameters grow says what may.
+
+        Raises:
+            ValueError: it cannot.
+        """
+        check_state(state, self.state_dict())
 
     def renders(self) -> dict[str, Tensor]:
         """Pictures [3,H,W] in [0,1] of the present state, by name."""
@@ -173,6 +220,16 @@ def check_optimizer(node: Any, lr: float, allow_modules: Sequence[str]) -> None:
     configured_optimizer(node, lr, allow_modules)([{"params": [stand_in]}])
 
 
+Observer = Callable[["Trainer", Stage], None]
+"""Called after each step of a stage, with `trainer.step` steps of it done.
+
+It may look, and ask the trainer to stop or to pause; it changes nothing.
+"""
+
+observers: list[Observer] = []
+"""Those that see the steps of every trainer in this process."""
+
+
 class Trainer:
     """Runs stages one after the other in a run folder.
 
@@ -185,6 +242,7 @@ class Trainer:
         earlier: fingerprints of the same run when it was to take fewer steps; from a checkpoint
             of its end it then goes on.
         loggers: objects with `log(metrics, step)`, `image(name, image, step)`, `close()`.
+        observers: see each step, beside the module's `observers`.
 
     Example:
         >>> Trainer([stage], RunFolder("outputs/x"), seed=0).run()  # doctest: +SKIP
@@ -203,7 +261,9 @@ class Trainer:
         fingerprint: str = "",
         earlier: Sequence[str] = (),
         loggers: Sequence[Any] = (),
+        observers: Sequence[Observer] = (),
     ) -> None:
+        self.observers = list(observers)
         self.earlier = frozenset(earlier)
         self.stages, self.folder, self.seed = list(stages), run, seed
         self.checkpoint_every, self.render_every = checkpoint_every, render_every
@@ -214,6 +274,8 @@ class Trainer:
         self._resumed_optimizer: dict[str, Any] | None = None
         self._proven = True  # False between an optimiser's resumption and its first step
         self._stop = False
+        self._going = threading.Event()
+        self._going.set()
 
     # ------------------------------------------------------------------ checkpoints
     def save(
@@ -264,7 +326,7 @@ class Trainer:
             self._go_to(meta)
             for stage in self.stages[: self.stage_index + 1]:
                 state = under(f"stage.{stage.name}", tensors)
-                check_state(state, stage.objective.state_dict())
+                stage.objective.check_state(state)
                 stage.objective.load_state_dict(state)
             if "optimizer" in meta and self.stage_index < len(self.stages):
                 packed = under("optimizer", tensors)
@@ -313,7 +375,7 @@ class Trainer:
         previous = {s: handler for s, handler in found.items() if handler is not None}
         try:
             for number in previous:
-                signal.signal(number, self._request_stop)
+                signal.signal(number, self._signalled)
         except ValueError:  # not in the main thread: whoever started us handles signals
             previous = {}
         try:
@@ -333,10 +395,26 @@ class Trainer:
             for number, handler in previous.items():
                 signal.signal(number, handler)
 
-    def _request_stop(self, number: int, frame: FrameType | None) -> None:
+    def request_stop(self) -> None:
+        """Saves and stops after the present step, or before the first. From any thread."""
+        self._stop = True
+
+    def request_pause(self) -> None:
+        """Waits after the present step, until `request_resume` or a stop. From any thread."""
+        self._going.clear()
+
+    def request_resume(self) -> None:
+        """Ends a pause. From any thread."""
+        self._going.set()
+
+    def _wait(self) -> None:
+        while not self._stop and not self._going.wait(_LOOK):
+            pass
+
+    def _signalled(self, number: int, frame: FrameType | None) -> None:
         if self._stop and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self._stop = True
+        self.request_stop()
 
     def _run_stage(self, stage: Stage) -> torch.optim.Optimizer | None:
         """The stage's optimiser where it came to its end, else None."""
@@ -350,6 +428,7 @@ class Trainer:
         self._render(stage)
         with Progress(stage.name, stage.steps, self.step) as progress:
             while self.step < stage.steps and not self._early(stage):
+                self._wait()
                 if self._stop:
                     self.save(optimizer)
                     return None
@@ -357,6 +436,8 @@ class Trainer:
                 self._one_step(stage, optimizer, base_lrs)
                 self.seconds += time.perf_counter() - started
                 progress.update(self.step, self._track["loss_ema"])
+                for observe in (*observers, *self.observers):
+                    observe(self, stage)
                 if self.checkpoint_every and self.step % self.checkpoint_every == 0:
                     self.save(optimizer)
                 if self.render_every and self.step % self.render_every == 0:
@@ -390,7 +471,7 @@ class Trainer:
         self._proven = True
         self.step += 1
         self.total_steps += 1
-        stage.objective.after_step(self.step)
+        stage.objective.after_step(self.step, optimizer)
         self._remember(value)
         if self.step % self.log_every == 0 or self.step == stage.steps:
             lr = optimizer.param_groups[0]["lr"]
@@ -425,6 +506,6 @@ class Trainer:
         if not self.render_every:
             return
         for name, image in stage.objective.renders().items():
-            self.folder.save_image(f"{stage.name}_{self.step:06d}_{name}", image)
+            self.folder.save_image(layout.frame(stage.name, self.step, name), image)
             for logger in self.loggers:
                 logger.image(f"{stage.name}/{name}", image, self.step)

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from pds_cli.errors import UserError
 from pds_cli.options.job import choice, run_folder
+from pds_cli.runs import layout
 
 HELP = "set runs side by side on one page, or run a benchmark"
 CONFIG = "compare"
@@ -40,7 +41,7 @@ def main(cfg: DictConfig) -> Path:
     benchmark = instantiate("benchmark", cfg.benchmark, allow_modules=list(cfg.allow_modules))
     backbone = instantiate("backbone", cfg.backbone, allow_modules=list(cfg.allow_modules))
     run.begin(cfg, benchmark=choice("benchmark"))
-    run.write_json("environment.json", environment(str(backbone.device), cfg.seed))
+    run.write_json(layout.ENVIRONMENT, environment(str(backbone.device), cfg.seed))
     table: Path = benchmark.run(backbone, run)
     print(table.read_text(encoding="utf-8"))
     print(f"results: {table}")

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 
 from pds_cli.errors import UserError
 from pds_cli.options.job import run_folder
+from pds_cli.runs import layout
 
 HELP = "score finished runs: CLIP, LPIPS, PSNR, SSIM, time, memory"
 CONFIG = "eval"
@@ -44,7 +45,7 @@ def main(cfg: DictConfig) -> Path:
     with Progress("runs", len(found)) as progress:
         for record in found:
             try:
-                runs.append(score_run(record, clip))
+                runs.append(score_run(record, clip, list(cfg.allow_modules)))
             except UserError as error:
                 print(f"pds eval: skipped: {record.path}: {error}", file=sys.stderr)
             progress.update(len(runs))
@@ -53,10 +54,10 @@ def main(cfg: DictConfig) -> Path:
     scored = ScoreTable(runs, by=cfg.by)
     folder = RunFolder(run_folder())
     folder.begin(cfg, keep=False)
-    folder.write_json("results.json", scored.results())
+    folder.write_json(layout.RESULTS, scored.results())
     write_text(folder.path / "table.csv", scored.csv())
     write_text(folder.path / "table.tex", scored.latex())
-    table = write_text(folder.path / "table.md", scored.markdown())
+    table = write_text(folder.path / layout.TABLE, scored.markdown())
     print(scored.markdown())
     print(f"results: {table}")
     return table

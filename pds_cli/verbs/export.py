@@ -14,6 +14,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from pds_cli.options.job import run_folder
+from pds_cli.runs import layout
 
 HELP = "write a 3D run as a mesh, a point cloud or cameras"
 CONFIG = "export"
@@ -31,7 +32,7 @@ def main(cfg: DictConfig) -> Path:
     from pds_cli.runs.folder import RunFolder
     from pds_cli.runs.ownership import adopt
 
-    representation = load_result(cfg.run, cfg.device)
+    representation = load_result(cfg.run, cfg.device, list(cfg.allow_modules))
     run = RunFolder(run_folder())
     run.begin(cfg, keep=False)
     if cfg.format == "mesh":
@@ -62,7 +63,7 @@ def main(cfg: DictConfig) -> Path:
     files.append(write_transform(run.path, representation, cfg.units))
     adopt(run.path, Path(cfg.run))
     summary = {"verb": "export", "run": cfg.run, "format": cfg.format, "result": what}
-    run.write_json("summary.json", {**summary, "status": "done"})
+    run.write_json(layout.SUMMARY, {**summary, "status": "done"})
     print(f"{what}:")
     for file in files:
         print(f"  {file}")

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from pds_cli.errors import UserError
 from pds_cli.options.job import run_folder
+from pds_cli.runs import layout
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -106,7 +107,7 @@ def _train(cfg: DictConfig, run: RunFolder, backbone: Any, pictures: Tensor) -> 
     save_backbone(backbone, folder, json.dumps(facts, indent=2) + "\n")
     prompts = [cfg.prompt, *([cfg.class_prompt] if cfg.class_prompt else [])]
     save_image(preview_sheet(backbone, prompts, 4, guidance, cfg.seed), run.path / "samples.png")
-    run.write_json("summary.json", {**facts, "backbone": str(folder), "status": "done"})
+    run.write_json(layout.SUMMARY, {**facts, "backbone": str(folder), "status": "done"})
     print(f"samples: {run.path / 'samples.png'}")
     print(f"backbone: {folder} (use it with backbone.model={folder})")
     return folder

@@ -1,6 +1,6 @@
 """pds fit scene=… : reconstructs a scene from its posed images, and measures the result.
 
-Writes renders of held-out views, their PSNR, SSIM and LPIPS, and `exports/nerf.safetensors`,
+Writes renders of held-out views, their PSNR, SSIM and LPIPS, and `exports/result.safetensors`,
 which `pds render` and `pds export` read. The fit is kept in `representation.fit.cache` too, where
 `pds edit` of the same scene and settings finds it.
 """
@@ -8,12 +8,13 @@ which `pds render` and `pds export` read. The fit is kept in `representation.fit
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
 from pds_cli.errors import UserError
 from pds_cli.options.job import choice, run_folder
+from pds_cli.runs import layout
 
 if TYPE_CHECKING:
     from pds_cli.representations.base import Representation
@@ -31,6 +32,7 @@ def main(cfg: DictConfig) -> Path:
 
     from pds_cli.instantiate import instantiate, resolve_config
     from pds_cli.pages.report import write_report
+    from pds_cli.representations.spatial import Place
     from pds_cli.runs.folder import RunFolder, environment
     from pds_cli.runs.settings import fingerprint, resumed
     from pds_cli.training.fit import ensure_fit
@@ -39,18 +41,18 @@ def main(cfg: DictConfig) -> Path:
     settings = resolve_config(cfg)
     cfg = resumed(CONFIG, cfg, settings, run) if cfg.resume else settings
     allow = list(cfg.allow_modules)
-    device = _Device(cfg.device)
+    place = Place(cfg.device, otherwise=NO_FIT)
     torch.manual_seed(cfg.seed)  # the first weights
     scene = instantiate("scene", cfg.scene, allow_modules=allow)
     representation = instantiate(
-        "representation", cfg.representation, scene, device, allow_modules=allow
+        "representation", cfg.representation, scene, place, allow_modules=allow
     )
     if representation.fit_settings is None:
         raise UserError(NO_FIT)
     if cfg.resume:
         run.go_on()
     else:
-        facts = environment(str(representation.device), cfg.seed)
+        facts = environment(str(place.device), cfg.seed)
         run.begin(
             cfg, fingerprint(cfg), environment={**facts, "choices": {"scene": choice("scene")}}
         )
@@ -71,19 +73,6 @@ def main(cfg: DictConfig) -> Path:
     return report
 
 
-class _Device:
-    """Stands in for the backbone, of which a fit needs only the device."""
-
-    def __init__(self, name: str) -> None:
-        from pds_cli.backbones.base import resolve_device
-
-        self.device = resolve_device(name)
-
-    def __getattr__(self, name: str) -> Any:
-        """What asks for more than the device is no 3D scene."""
-        raise UserError(NO_FIT)
-
-
 def _finish(cfg: DictConfig, run: RunFolder, scene: Scene, representation: Representation) -> None:
     """Measures held-out views, and writes renders, exports and the summary."""
     from pds_cli.results.outcome import save_views, seconds_of
@@ -93,10 +82,10 @@ def _finish(cfg: DictConfig, run: RunFolder, scene: Scene, representation: Repre
     views = scene.eval_views or scene.views
     metrics = measure(representation, views)
     save_views(run, representation, views, labels=("photo", "fit"))
-    representation.export(run.path / "exports")
+    representation.export(run.path / layout.EXPORTS)
     seconds = seconds_of(run)
     run.write_json(
-        "summary.json",
+        layout.SUMMARY,
         {
             "verb": "fit",
             # Of the command line that started the run.

@@ -8,6 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from pds_cli.options.job import run_folder
+from pds_cli.runs import layout
 
 HELP = "find the cameras of your photos (structure from motion) and write a scene"
 CONFIG = "import"
@@ -31,7 +32,7 @@ def main(cfg: DictConfig) -> Path:
         begin=lambda: run.begin(cfg, keep=False),
     )
     run.write_json(
-        "summary.json", {"verb": "import", "status": "done", **dataclasses.asdict(found)}
+        layout.SUMMARY, {"verb": "import", "status": "done", **dataclasses.asdict(found)}
     )
     total = len(found.photos) + len(found.left_out)
     print(

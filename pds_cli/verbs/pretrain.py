@@ -7,6 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from pds_cli.options.job import run_folder
+from pds_cli.runs import layout
 
 HELP = "train an embedded backbone: on toybox renders, or captioned images of your own"
 CONFIG = "pretrain"
@@ -44,7 +45,7 @@ def main(cfg: DictConfig) -> Path:
     status, seconds, scores = pretrain(cfg, run, [logger], begin)
     logger.close()
     summary = {"verb": "pretrain", "seconds": seconds, "status": status, "metrics": scores}
-    run.write_json("summary.json", {**summary, "stages": list(cfg.stages)})
+    run.write_json(layout.SUMMARY, {**summary, "stages": list(cfg.stages)})
     write_report(run.path)
     if status == "stopped":
         print(f"stopped; go on with: pds pretrain resume={run.path}")

@@ -12,6 +12,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from pds_cli.options.job import run_folder
+from pds_cli.runs import layout
 
 HELP = "render a 3D run along a camera path: film, pictures, depth"
 CONFIG = "render"
@@ -24,7 +25,7 @@ def main(cfg: DictConfig) -> Path:
     from pds_cli.runs.ownership import adopt
     from pds_cli.views.paths import camera_path
 
-    representation = load_result(cfg.run, cfg.device)
+    representation = load_result(cfg.run, cfg.device, list(cfg.allow_modules))
     cameras = camera_path(
         cfg.path,
         list(representation.cameras["train"].values()),
@@ -41,7 +42,7 @@ def main(cfg: DictConfig) -> Path:
     films = write_renders(run.path, representation, cameras, fps=cfg.fps, depth=cfg.depth)
     adopt(run.path, Path(cfg.run))
     summary = {"verb": "render", "run": cfg.run, "path": cfg.path, "frames": len(cameras)}
-    run.write_json("summary.json", {**summary, "status": "done"})
+    run.write_json(layout.SUMMARY, {**summary, "status": "done"})
     size = f"{cameras[0].width}×{cameras[0].height}"
     print(f"{len(cameras)} pictures of {size} pixels: {run.path}")
     for film in films:

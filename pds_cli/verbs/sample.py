@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from pds_cli.errors import UserError
 from pds_cli.options.job import run_folder
 from pds_cli.options.recommended import recommended_guidance
+from pds_cli.runs import layout
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,11 +31,9 @@ def main(cfg: DictConfig) -> Path:
     folder = run_folder()
     resolve_device(cfg.device)  # a device that is not there is said before anything is loaded
     backbone = instantiate("backbone", cfg.backbone).eval()
-    if cfg.steps > backbone.num_train_timesteps:
-        raise UserError(
-            f"steps={cfg.steps} is more than the {backbone.num_train_timesteps} timesteps of "
-            "this backbone."
-        )
+    most = backbone.schedule.num_train_timesteps
+    if cfg.steps > most:
+        raise UserError(f"steps={cfg.steps} is more than the {most} timesteps of this backbone.")
     warn_unknown_words(backbone, cfg.prompt)
     guidance = cfg.guidance if cfg.guidance is not None else recommended_guidance(cfg.backbone)
     total = cfg.steps * -(-cfg.n // cfg.batch_size)
@@ -75,5 +74,5 @@ def _write(folder: Path, images: Tensor, cfg: DictConfig, guidance: float) -> Pa
         "seed": cfg.seed,
         "status": "done",
     }
-    run.write_json("summary.json", summary)
+    run.write_json(layout.SUMMARY, summary)
     return sheet

@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 
 from pds_cli.errors import UserError
 from pds_cli.options.job import run_folder
+from pds_cli.runs import layout
 
 HELP = "a blinded comparison of methods for people, and its result"
 CONFIG = "study"
@@ -81,8 +82,8 @@ def _collect(cfg: DictConfig) -> Path:
     folder = RunFolder(run_folder())
     folder.begin(cfg, keep=False)
     found = {within: preferences(same) for within, same in by_setting(answers).items()}
-    folder.write_json("results.json", found[""] if list(found) == [""] else found)
-    table = write_text(folder.path / "table.md", markdown(answers))
+    folder.write_json(layout.RESULTS, found[""] if list(found) == [""] else found)
+    table = write_text(folder.path / layout.TABLE, markdown(answers))
     print(table.read_text(encoding="utf-8"))
     print(f"results: {table}")
     return table

@@ -67,7 +67,7 @@ def camera_path(
     if not math.isfinite(start):
         raise UserError(f"start={start} must be a finite number of degrees")
     if not train:
-        raise UserError("the run knows no cameras (exports/cameras.json): give a file of cameras")
+        raise UserError("the run knows no cameras: give a file of cameras")
     if name == "train":
         return listed(train, frames, size)
     if name == "orbit":

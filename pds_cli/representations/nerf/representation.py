@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pds_cli.backbones.base import Backbone, resolve_device
+from pds_cli.backbones.base import Backbone
 from pds_cli.errors import UserError, check_choice
-from pds_cli.files import write_text
 from pds_cli.options.representations import NERF_BACKGROUNDS as BACKGROUNDS
 from pds_cli.pictures.files import resize
-from pds_cli.reading import read_json
-from pds_cli.representations.base import FitSettings, Representation
+from pds_cli.representations.base import FitSettings
 from pds_cli.representations.nerf import volume
 from pds_cli.representations.nerf.encoding import GridLayout
 from pds_cli.representations.nerf.field import PIECE, RadianceField
 from pds_cli.representations.nerf.occupancy import OccupancyGrid
-from pds_cli.runs.checkpoint import check_state, fits, load_checkpoint, save_checkpoint
+from pds_cli.representations.spatial import Spatial, Volumetric
 from pds_cli.scenes.base import Scene
+from pds_cli.scenes.saved import SavedScene
 from pds_cli.views.cameras import Camera
-from pds_cli.views.poses import Similarity
-from pds_cli.views.view import Region, Rendering, View
+from pds_cli.views.view import Rendering, View
 
 _SPARSE = 0.2  # share of occupied cells up to which a step of the fit takes all its rays
 _SPREAD = 1024  # rays of a step whose spread light `distortion` weighs
@@ -57,7 +53,7 @@ class _Rays:
         return _Rays(*(torch.cat([getattr(r, f.name) for r in several]) for f in fields(_Rays)))
 
 
-class NeRF(Representation):
+class NeRF(Volumetric):
     """A hash-grid radiance field with volume rendering.
 
     Mildenhall et al. 2020 (arXiv 2003.08934) with the encoding of Müller et al. 2022
@@ -96,6 +92,7 @@ class NeRF(Representation):
         UserError: an option out of range, or a scene without posed views.
     """
 
+    word = "nerf"
     steps: Tensor
     background_logit: Tensor
 
@@ -124,43 +121,28 @@ class NeRF(Representation):
         network_lr: float = 0.1,
         fit: Mapping[str, Any] | None = None,
     ) -> None:
-        region = scene.region
-        if region is None or any(view.camera is None for view in scene.views):
-            raise UserError(
-                "representation=nerf needs a scene of posed views, such as scene=figurine or "
-                "scene=nerfstudio; for one picture use representation=image"
-            )
-        names = [view.name for view in scene.views]
         options = {k: v for k, v in locals().items() if k in _OPTIONS}
-        cameras = {
-            "train": {view.name: view.camera for view in scene.views},
-            "eval": {view.name: view.camera for view in scene.eval_views},
-        }
-        super().__init__()
-        self._build(region, names, backbone.device, options)
+        super().__init__(scene, {**options, "grid": dict(grid or {})})
+        self._build(backbone.device)
         self.fit_settings = FitSettings(**(fit or {}))
         self.update_occupancy()
-        self.cameras: dict[str, dict[str, Any]] = cameras
-        self.transform = scene.transform
 
-    def _build(
-        self, region: Region, names: list[str], device: torch.device, options: dict[str, Any]
-    ) -> None:
+    def _build(self, device: torch.device) -> None:
+        options = self.options
         check_choice("representation.background", options["background"], BACKGROUNDS)
         _check(options)
-        self.options = {**options, "grid": dict(options["grid"] or {})}
-        self._region, self.names = region, names
+        self.names = list(self.cameras["train"])
         self.background = options["background"]
         self.render_size, self.chunk = options["render_size"], int(options["chunk"])
         self.rays, self.update_every = int(options["rays"]), int(options["update_every"])
         generator = torch.Generator().manual_seed(torch.initial_seed() % 2**31)
         self.field = RadianceField(
-            GridLayout(**self.options["grid"]),
+            GridLayout(**options["grid"]),
             encoding=options["encoding"],
             hidden=options["hidden"],
             sh_degree=options["sh_degree"],
             density_bias=options["density_bias"],
-            appearance=len(names) if options["appearance"] else 0,
+            appearance=len(self.names) if options["appearance"] else 0,
             device=device,
             generator=generator,
         )
@@ -171,16 +153,6 @@ class NeRF(Representation):
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
 
     # ------------------------------------------------------------------ contract
-    @property
-    def region(self) -> Region:
-        """Where the scene is, in world units."""
-        return self._region
-
-    @property
-    def device(self) -> torch.device:
-        """Where the field is."""
-        return self.background_logit.device
-
     def render(self, view: View) -> Tensor:
         """The image [1,3,H,W] in [0,1] that the view's camera sees; differentiable in θ.
 
@@ -207,7 +179,7 @@ class NeRF(Representation):
         rays = self._camera_rays(camera, None, jittered=False)
         out = torch.cat([self._seen(part) for part in rays.split(self.chunk)])
         picture = out.T.reshape(5, camera.height, camera.width)
-        depth = picture[3] * self._region.radius
+        depth = picture[3] * self.region.radius
         return Rendering(picture[:3].clamp(0, 1), depth, picture[4].clamp(0, 1))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -304,52 +276,29 @@ class NeRF(Representation):
     @torch.no_grad()
     def density(self, points: Tensor) -> Tensor:
         """σ [N] at world points [N,3], per world unit."""
-        found = self.field.density(volume.contract(self._framed(points), self._region.unbounded))
-        return found[0] / self._region.radius
+        found = self.field.density(volume.contract(self._framed(points), self.region.unbounded))
+        return found[0] / self.region.radius
 
     @torch.no_grad()
     def color(self, points: Tensor, directions: Tensor) -> Tensor:
         """Colours [N,3] in [0,1] of world points [N,3] seen along unit directions [N,3]."""
-        where = volume.contract(self._framed(points), self._region.unbounded)
+        where = volume.contract(self._framed(points), self.region.unbounded)
         return self.field.color(self.field.density(where)[1], directions.to(where))
 
-    # ------------------------------------------------------------------ files
-    def export(self, folder: Path) -> list[Path]:
-        """Writes `nerf.safetensors`, which `load` reads, and `cameras.json`; returns the paths."""
-        folder = Path(folder)
-        meta = {"options": self.options, "region": asdict(self._region), "views": self.names}
-        meta["transform"] = self.transform.to_dict()
-        save_checkpoint(folder / "nerf.safetensors", self.state_dict(), meta)
-        listed = {
-            part: [{"name": name, **camera.to_dict()} for name, camera in found.items()]
-            for part, found in self.cameras.items()
-        }
-        write_text(folder / "cameras.json", json.dumps(listed, indent=1) + "\n")
-        return [folder / "nerf.safetensors", folder / "cameras.json"]
-
     @classmethod
-    def load(cls, path: Path, device: str = "auto") -> NeRF:
-        """A NeRF from what `export` wrote; it needs neither the scene nor a backbone.
-
-        Raises:
-            UserError: no such file, or a damaged one.
-        """
-        again = "fit or edit anew with this version of pds"
-        tensors, meta = load_checkpoint(Path(path), again)
-        found, where = cls.__new__(cls), resolve_device(device)
-        Representation.__init__(found)
-        with fits(Path(path), again, "is no NeRF of this version of pds"):
-            options, region = dict(meta["options"]), _region(meta["region"])
-            _check_described(options, meta["views"], tensors)
-            options["encoding"] = "auto"  # the table fits every backend
-            found._build(region, meta["views"], where, options)
-            check_state(tensors, found.state_dict())
-            found.load_state_dict(tensors)
-            found.transform = Similarity.from_dict(meta["transform"])
-            if not all(bool(value.isfinite().all()) for value in found.parameters()):
-                raise ValueError("it holds infinite weights")
-        found.cameras = _cameras(Path(path).with_name("cameras.json"))
-        return found.eval()
+    def restored(
+        cls,
+        scene: SavedScene,
+        device: torch.device,
+        options: dict[str, Any],
+        tensors: Mapping[str, Tensor],
+    ) -> NeRF:
+        """See `Spatial.restored`; the encoding is the fastest here, as a table fits all."""
+        _check_described(options, tensors)
+        found = cls.__new__(cls)
+        Spatial.__init__(found, scene, {**options, "encoding": "auto"})
+        found._build(device)
+        return found
 
     # ------------------------------------------------------------------ rendering
     def _sized(self, camera: Camera) -> Camera:
@@ -362,7 +311,7 @@ class NeRF(Representation):
 
     def _framed(self, points: Tensor) -> Tensor:
         points = points.to(self.device)
-        return (points - points.new_tensor(self._region.centre)) / self._region.radius
+        return (points - points.new_tensor(self.region.centre)) / self.region.radius
 
     def _camera_rays(self, camera: Camera, name: str | None, jittered: bool) -> _Rays:
         pixels = torch.arange(camera.width * camera.height)
@@ -423,7 +372,7 @@ class NeRF(Representation):
 
     def _marched(self, rays: _Rays) -> tuple[volume.Samples, Tensor, Tensor]:
         """The samples that count, their places [S,3] in the grids, and their rays [S]."""
-        region = self._region
+        region = self.region
         nears, fars = volume.limits(
             rays.origins,
             rays.directions,
@@ -448,7 +397,7 @@ class NeRF(Representation):
 
     def _spots(self, rays: _Rays, samples: volume.Samples, index: Tensor) -> Tensor:
         where = rays.origins[index] + samples.t[:, None] * rays.directions[index]
-        return volume.contract(where, self._region.unbounded)
+        return volume.contract(where, self.region.unbounded)
 
 
 _OPTIONS = (
@@ -501,27 +450,7 @@ class _Recomputed(torch.autograd.Function):
         return None, None, None, *sums
 
 
-def _region(found: dict[str, Any]) -> Region:
-    """A region from a file.
-
-    Raises:
-        ValueError, TypeError: it is none.
-    """
-    values: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in found.items()
-    }
-    region = Region(**values)
-    numbers = [*region.centre, *region.up, region.radius, region.near, region.far]
-    finite = all(abs(float(value)) < 1e12 for value in numbers)
-    lengths = len(region.centre) == len(region.up) == 3
-    if not (finite and lengths and region.radius > 0 and 0 < region.near < region.far):
-        raise ValueError("its region is nowhere")
-    if abs(math.hypot(*region.up) - 1) > 1e-3 or not isinstance(region.unbounded, bool):
-        raise ValueError("its region has no direction upwards")
-    return region
-
-
-def _check_described(options: dict[str, Any], views: Any, tensors: Mapping[str, Tensor]) -> None:
+def _check_described(options: dict[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Compares a file's options with its tensors, before anything of that size is built.
 
     Raises:
@@ -535,8 +464,6 @@ def _check_described(options: dict[str, Any], views: Any, tensors: Mapping[str, 
             raise ValueError(f"its {name} is no option")
     if not isinstance(options["appearance"], bool):
         raise ValueError("its appearance is neither true nor false")
-    if not isinstance(views, list) or not all(isinstance(name, str) for name in views):
-        raise ValueError("its views have no names")
     layout = GridLayout(**options["grid"])
     sizes = {
         "field.grid.table": (layout.entries * layout.features,),
@@ -547,18 +474,3 @@ def _check_described(options: dict[str, Any], views: Any, tensors: Mapping[str, 
             raise ValueError(f"its {name} is {list(tensors[name].shape)}, not {list(size)}")
     if len(tensors["field.trunk.0.weight"]) != options["hidden"]:
         raise ValueError("its networks have another width than its options")
-
-
-def _cameras(path: Path) -> dict[str, dict[str, Any]]:
-    if not path.is_file():
-        return {"train": {}, "eval": {}}
-    listed = read_json(path)
-    try:
-        return {
-            part: {str(entry["name"]): Camera.from_dict(entry) for entry in listed[part]}
-            for part in ("train", "eval")
-        }
-    except (UserError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path} holds no cameras of a run ({error}): fit or edit anew, or delete it"
-        ) from error

@@ -22,11 +22,21 @@ from pds_cli.pictures.video import write_video
 from pds_cli.representations.base import Representation
 from pds_cli.representations.svg import regularisers
 from pds_cli.representations.svg.animation import SECONDS, animated
+from pds_cli.runs import layout
 from pds_cli.scenes.base import Scene
 from pds_cli.views.view import View
 
 CANVAS = 512
 """Points are measured in this many parts of the drawing's longer side, as in the literature."""
+
+
+# Part of a drawing → the option that is its step size.
+_STEP_SIZES = {
+    "points": "point_lr",
+    "colors": "color_lr",
+    "opacities": "opacity_lr",
+    "gradients": "gradient_lr",
+}
 
 
 class SVG(Representation):
@@ -63,6 +73,8 @@ class SVG(Representation):
     first_stop_colors: Tensor
     steps: Tensor
     frames: Tensor
+
+    word = "svg"
 
     def __init__(
         self,
@@ -204,6 +216,12 @@ class SVG(Representation):
                 groups.append({"params": found, "lr_scale": self.scales[key]})
         return groups
 
+    def idle(self) -> dict[str, str]:
+        """Step sizes of what is not among `parameters`, too."""
+        why = f"representation.parameters=[{','.join(self.chosen)}]"
+        unused = [name for key, name in _STEP_SIZES.items() if key not in self.chosen]
+        return super().idle() | {f"representation.{name}": why for name in unused}
+
     @torch.no_grad()
     def regularise(self) -> None:
         """Brings colours, opacities and offsets back into range, and points within `max_move`."""
@@ -285,15 +303,15 @@ class SVG(Representation):
         """
         folder = Path(folder)
         films = self._film(folder) if self.animation else []
-        with atomic_path(folder / "result.svg") as temporary:
+        with atomic_path(folder / layout.RESULT_DRAWING.name) as temporary:
             temporary.write_bytes(self.svg())
         assert self.view.image is not None
         height, width = self.view.image.shape[-2:]
         factor = CANVAS / max(height, width)
         with torch.no_grad():
             picture = self.image(round(height * factor), round(width * factor))
-        picture_path = write_image(folder / "result.png", picture.clamp(0, 1))
-        return [folder / "result.svg", picture_path, *films]
+        picture_path = write_image(folder / layout.RESULT_PICTURE.name, picture.clamp(0, 1))
+        return [folder / layout.RESULT_DRAWING.name, picture_path, *films]
 
     @torch.no_grad()
     def _film(self, folder: Path) -> list[Path]:
@@ -307,10 +325,10 @@ class SVG(Representation):
             numbers.append((found.points.double().numpy(), found.data.double().numpy()))
             pictures.append(self.image(*size).clamp(0, 1))
         self.svg()  # leaves the document as it is at the end
-        with atomic_path(folder / "animation.svg") as temporary:
+        with atomic_path(folder / layout.ANIMATION.name) as temporary:
             temporary.write_bytes(animated(self.drawing, numbers))
         fps = min(25.0, max(1.0, len(pictures) / SECONDS))
-        return [folder / "animation.svg", *write_video(folder / "animation", pictures, fps)]
+        return [folder / layout.ANIMATION.name, *write_video(folder / "animation", pictures, fps)]
 
 
 def _painted(ops: np.ndarray) -> list[int]:

@@ -1,0 +1,59 @@
+"""Words of `pds edit` that have no effect beside the others; said before an edit begins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from omegaconf import DictConfig, OmegaConf
+
+from pds_cli.instantiate import within
+from pds_cli.representations.base import Representation
+from pds_cli.training.trainer import Idle, Objective
+
+# Filled in by the backbone's recommendation, so that any value is somebody's.
+_ASKED = ("guidance", "source_guidance", "steps", "lr")
+
+
+def remarks(
+    cfg: DictConfig,
+    words: Sequence[str],
+    chosen: Callable[[str], str],
+    objective: Objective,
+    representation: Representation,
+) -> Iterator[str]:
+    """A line for each word that this edit does not look at, and for an ω of 0 or below.
+
+    Args:
+        cfg: of `pds edit`, before recommendations are filled in.
+        words: of the command line.
+        chosen: group → the option that was chosen from it.
+        objective, representation: what is built of it.
+    """
+    given = {word.lstrip("+").partition("=")[0]: word.lstrip("+") for word in words}
+    given |= {k: f"{k}={cfg[k]}" for k in _ASKED if k not in given and cfg[k] is not None}
+    who = f"{objective.group}={chosen(objective.group)}"
+    idle = _idle(cfg, objective, representation)
+    for name, word in given.items():
+        found = next((each for each in idle if within(name, [each.key])), None)
+        if found is None or word == "turntable=0":  # which scripts say for all kinds of scenes
+            continue
+        other = OmegaConf.select(cfg, found.instead, default=idle) if found.instead else idle
+        instead = "" if other is idle else f"; its own is {found.instead}"
+        yield f"{found.because or who} looks at no {word}{instead}"
+    yield from _without_a_prompt(cfg, given, [each.key for each in idle])
+
+
+def _idle(cfg: DictConfig, objective: Objective, representation: Representation) -> list[Idle]:
+    found = [*objective.idle(), *(Idle(*each) for each in representation.idle().items())]
+    if not cfg.early_stop.patience:
+        found.append(Idle("early_stop.min_delta", "early_stop.patience=0"))
+    return found
+
+
+def _without_a_prompt(cfg: DictConfig, given: dict[str, str], idle: Sequence[str]) -> Iterator[str]:
+    """What ω ≤ 0 means: ε̂_∅ + ω (ε̂_y − ε̂_∅) knows nothing of the prompt y, or its contrary."""
+    for key in ("editor.guidance", "guidance", "loss.guidance"):
+        value = OmegaConf.select(cfg, key)
+        if key in given and not within(key, idle) and value is not None and value <= 0:
+            what = "leaves the prompt out" if value == 0 else "leads away from the prompt"
+            yield f"{key}={value:g} {what}: 1 is the prompt alone, more follows it further"

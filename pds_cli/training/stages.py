@@ -1,0 +1,137 @@
+"""The stages of an edit, from its configuration: the edit itself, and what refines it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig
+
+from pds_cli.backbones.base import Backbone, Text
+from pds_cli.editors.base import Editor
+from pds_cli.errors import UserError
+from pds_cli.instantiate import check_target, instantiate
+from pds_cli.representations.base import Representation
+from pds_cli.scenes.base import Scene
+from pds_cli.training.dataset_update import DatasetUpdateObjective
+from pds_cli.training.distillation import EditObjective
+from pds_cli.training.one_shot import EditorObjective
+from pds_cli.training.trainer import EarlyStop, Objective, Stage, configured_optimizer
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the stages of an edit work on."""
+
+    scene: Scene
+    representation: Representation
+    backbone: Backbone
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """The prompts of an edit in words (`prompt`, `source`, `negative`), and encoded."""
+
+    words: Mapping[str, str]
+    tgt: Text
+    src: Text
+
+
+def edit_stages(cfg: DictConfig, parts: Parts) -> list[Stage]:
+    """The stages that `pds edit` runs after a fit.
+
+    Args:
+        cfg: the configuration, its interpolations and recommendations filled in.
+
+    Raises:
+        UserError: whatever is wrong with the settings.
+    """
+    prompts = _prompts(cfg, parts)
+    objective = _objective(cfg, parts, prompts)
+    edit = Stage(
+        objective.name,
+        objective,
+        steps=cfg.steps if objective.steps is None else objective.steps,
+        optimizer=configured_optimizer(cfg.optimizer, cfg.lr, list(cfg.allow_modules)),
+        schedule=cfg.lr_schedule,
+        warmup=cfg.warmup,
+        early_stop=EarlyStop(**cfg.early_stop),
+    )
+    refine = refine_stage(cfg, parts, prompts)
+    return [edit] if refine is None else [edit, refine]
+
+
+def _prompts(cfg: DictConfig, parts: Parts) -> Prompts:
+    texts = [text + cfg.suffix for text in (cfg.prompt, parts.scene.source_prompt)]
+    encoded = [parts.backbone.encode_prompt([text], cfg.negative) for text in texts]
+    words = {"prompt": texts[0], "source": texts[1], "negative": cfg.negative}
+    return Prompts(words, *encoded)
+
+
+def _objective(cfg: DictConfig, parts: Parts, prompts: Prompts) -> Objective:
+    """A loss, an editor on its own, or what the group `loss` has that is an objective itself."""
+    allow = list(cfg.allow_modules)
+    built = (parts.scene, parts.representation, parts.backbone)
+    editor = _editor(cfg, prompts)
+    if issubclass(check_target("loss", cfg.loss._target_, allow), Objective):
+        given = (*built, editor, prompts.tgt, prompts.src)
+        return instantiate("loss", cfg.loss, *given, seed=cfg.seed, allow_modules=allow)
+    if editor is not None:
+        return EditorObjective(*built, editor, prompts.tgt, prompts.src)
+    loss = instantiate("loss", cfg.loss, allow_modules=allow)
+    loss.begin(parts.backbone, **prompts.words)
+    options = {"batch_size": cfg.batch_size, "hold_view": cfg.hold_view, "seed": cfg.seed}
+    return EditObjective(*built, loss, prompts.tgt, prompts.src, **options)
+
+
+def _editor(cfg: DictConfig, prompts: Prompts) -> Editor | None:
+    """What the config group `editor` describes; None for `editor=none`."""
+    node = cfg.editor
+    if node is None:
+        return None
+    if node._target_ is not None:
+        return _begun(node, cfg, prompts)
+    for key in ("steps", "guidance", "strength"):
+        if node[key] is not None:
+            raise UserError(
+                f"editor.{key}={node[key]} needs an editor, such as editor=sdedit; without one it "
+                f"is {key}=… alone"
+            )
+    return None
+
+
+def _begun(node: Any, cfg: DictConfig, prompts: Prompts) -> Editor:
+    editor: Editor = instantiate("editor", node, allow_modules=list(cfg.allow_modules))
+    editor.begin(**prompts.words)
+    return editor
+
+
+def refine_stage(cfg: DictConfig, parts: Parts, prompts: Prompts) -> Stage | None:
+    """The stage that the config group `refine` describes; None for `refine=none`.
+
+    Raises:
+        UserError: whatever is wrong with its settings.
+    """
+    node = cfg.refine
+    if node is None or node.editor is None:
+        return None
+    objective = DatasetUpdateObjective(
+        parts.scene,
+        parts.representation,
+        parts.backbone,
+        _begun(node.editor, cfg, prompts),
+        prompts.tgt,
+        prompts.src,
+        every=node.every,
+        batch_size=node.batch_size,
+        input=node.input,
+        initial=node.initial,
+        keep_detail=node.get("keep_detail", False),
+        seed=cfg.seed,
+        group="refine",
+    )
+    lr = cfg.lr if node.lr is None else node.lr
+    optimizer = configured_optimizer(cfg.optimizer, lr, list(cfg.allow_modules))
+    schedule = node.get("lr_schedule", "constant")
+    return Stage(objective.name, objective, node.steps, optimizer, schedule=schedule)
