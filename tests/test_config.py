@@ -107,7 +107,7 @@ def test_a_class_and_its_yaml_agree_on_every_default(option: str) -> None:
     cfg = composed(f"{group}={name}", config=config)
     if "backbone" in cfg and group != "backbone":
         cfg.backbone = {"recommended": {}}
-    node = OmegaConf.to_container(cfg[group], resolve=True)
+    node: Any = OmegaConf.to_container(cfg[group], resolve=True)
     if group == "refine" or node.get("_target_") is None:
         return  # a stage has no class, and its editor's values are its own
     said = dict(defaults(check_target(group, node.pop("_target_")), node))
