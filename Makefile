@@ -9,7 +9,7 @@ PROMPT ?= a photo of a man raising his arms
 INTO = outputs/figures
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test format bench bench-gpu icons fidelity emoji toybox toybox-instruct clean \
+.PHONY: help install options demo test format bench bench-gpu icons fidelity emoji toybox toybox-instruct clean \
   table-toybox table-methods table-nerf-toybox table-nerf-methods table-icons figure-demo figure-turntables \
   figure-frontier frontier-image frontier-svg frontier-nerf frontier-drawn \
   paper paper-parts paper-folder table-nerf table-nerf-a table-nerf-b table-svg \
@@ -21,6 +21,9 @@ help: ## show this list
 
 into:
 	@mkdir -p $(INTO)
+
+options: $(STAMP) ## write docs/options.md, every key with its words
+	$(BIN)/python -m pds_cli.figures.options docs/options.md
 
 install: $(STAMP) ## make .venv with the pinned versions of constraints.txt
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import re
 import shutil
 import sys
 import traceback
@@ -30,16 +29,20 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pds_cli.config import register
+from pds_cli.config import composed, register
 from pds_cli.errors import UserError, did_you_mean, first_line
 from pds_cli.explain import explain, one_line
 from pds_cli.files import write_text
 from pds_cli.interrupts import as_keyboard_interrupt, raise_if_seen
-from pds_cli.options.catalogue import catalogue, conf_dir, config_path
+from pds_cli.options.catalogue import catalogue, config_path
 from pds_cli.options.checks import validate
+from pds_cli.options.described import parts
+from pds_cli.options.help import page
 from pds_cli.options.job import run_folder
+from pds_cli.options.option import options_of
 from pds_cli.options.ranges import shown
-from pds_cli.overrides import CommandLine, job_count, read_command_line
+from pds_cli.options.schemas import VERB_SCHEMAS
+from pds_cli.overrides import CommandLine, job_count, read_command_line, settle_groups
 from pds_cli.runs import layout
 from pds_cli.runs.outputs import Folders, sweep_words
 from pds_cli.runs.ownership import (
@@ -224,7 +227,7 @@ def call(name: str, overrides: Sequence[str]) -> Path:
     """
     verb = import_module(f"pds_cli.verbs.{name}")
     job, line = CalledJob(name, verb.CONFIG), CommandLine(overrides=list(overrides))
-    _check_config_dirs(line)
+    _offered(line)
     _carry_out(name, verb, job, line, [])
     assert job.folder is not None
     return job.folder
@@ -282,21 +285,52 @@ class SweepRecorder(Callback):
 
 
 def _configured(name: str, verb: ModuleType, argv: list[str]) -> int:
-    line = read_command_line(argv, getattr(verb, "POSITIONAL", None))
-    _check_config_dirs(line)
+    line = read_command_line(argv, getattr(verb, "POSITIONAL", None), verb.CONFIG)
+    groups = _offered(line)
+    if {"-h", "--help"} & set(line.flags):
+        return _help(name, verb, line, groups)
     if line.sweep and not line.showing:
-        jobs = job_count(line.overrides, catalogue(line.config_dirs))
+        jobs = job_count(line.overrides, groups)
         if jobs is not None:  # composing them takes a while, and this says so
             print(f"pds {name}: {jobs:,} job{'s' * (jobs != 1)}", flush=True)
     return _carry_out(name, verb, Job(name, verb.CONFIG), line, argv)
 
 
-def _check_config_dirs(line: CommandLine) -> None:
+def _help(name: str, verb: ModuleType, line: CommandLine, groups: dict[str, dict[str, str]]) -> int:
+    """Prints the keys of a verb and of what is chosen, with their words; returns the exit code."""
+    if line.sweep:
+        raise UserError("--help shows one choice of each group: leave out -m.")
+    try:
+        cfg = composed(verb.CONFIG, line.overrides, line.config_dirs, hydra=True)
+    except Exception as error:
+        job = Job(name, verb.CONFIG)
+        return _report(error, _sentence(error, job, line, composing=True), [name])
+    schema, chosen = VERB_SCHEMAS[verb.CONFIG], cfg.hydra.runtime.choices
+    ours = {
+        group: str(chosen[group])
+        for group in dict.fromkeys([*options_of(schema), *chosen])
+        if group in chosen and group in groups
+    }
+    found = parts(name, schema, cfg, ours)
+    part = line.value_of("--package", "-p")
+    about = {f"{group}={option}": groups[group].get(option, "") for group, option in ours.items()}
+    if part:
+        found = [each for each in found if each.title.partition("=")[0] == part.partition(".")[0]]
+    head = f"pds {name}: {verb.HELP}"
+    print(page(head, {group: groups[group] for group in ours}, found, about))
+    return 0
+
+
+def _offered(line: CommandLine) -> dict[str, dict[str, str]]:
+    """The groups with their options, once the line was seen to choose among them."""
     for folder in line.config_dirs:
         if not folder.is_dir():
             raise UserError(
                 f"{folder} is not a folder: --config-dir and hydra.searchpath name ones of groups."
             )
+    groups = catalogue(line.config_dirs)
+    settle_groups(line, groups)
+    return groups
 
 
 def _carry_out(
@@ -465,22 +499,3 @@ def _changed(words: list[str], new: list[str]) -> Iterator[None]:
         yield
     finally:
         words[:] = before
-
-
-def help_text(name: str) -> str:
-    """The head of `pds <verb> --help`: what the verb does, and its groups."""
-    verb = import_module(f"pds_cli.verbs.{name}")
-    lines = [f"pds {name}: {verb.HELP}", ""]
-    primary = OmegaConf.load(conf_dir() / f"{verb.CONFIG}.yaml")
-    assert isinstance(primary, DictConfig)
-    groups = catalogue()
-    for item in primary.get("defaults", []):
-        for group in item if isinstance(item, DictConfig) else ():
-            if group in groups:
-                # An option of a folder stands for all in it.
-                names = dict.fromkeys(re.sub("/.*", "/…", name) for name in groups[group])
-                lines.append(f"  {group:<15}{', '.join(names)}")
-    return "\n".join(lines)
-
-
-OmegaConf.register_new_resolver("pds_help", help_text, replace=True)

@@ -23,7 +23,9 @@ def check_choice(key: str, value: str, choices: Iterable[str]) -> None:
     """UserError unless `value` is one of `choices`; `key` is what the user calls the option."""
     choices = list(choices)
     if value not in choices:
-        raise UserError(f"{key}={value} is unknown; choose one of {', '.join(choices)}")
+        near = nearest(str(value), choices)
+        meant = f"; did you mean {near}?" if near else ""
+        raise UserError(f"{key}={value} is unknown; choose one of {', '.join(choices)}{meant}")
 
 
 def nearest(word: str, words: Sequence[str]) -> str | None:

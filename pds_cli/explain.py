@@ -12,7 +12,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
 from hydra.errors import (
     ConfigCompositionException,
     HydraException,
@@ -30,8 +29,9 @@ from omegaconf.errors import (
     ValidationError,
 )
 
+from pds_cli.config import composed
 from pds_cli.errors import UserError, did_you_mean, first_line
-from pds_cli.options.catalogue import catalogue, conf_dir
+from pds_cli.options.catalogue import catalogue, no_such_option
 from pds_cli.options.ranges import shown
 
 _WORDS = {
@@ -80,11 +80,8 @@ class Line:
         return self._composed(chosen) or self._composed([]) or sorted(self.groups)
 
     def _composed(self, chosen: Sequence[str]) -> list[str]:
-        search = ",".join(f"'file://{folder.absolute()}'" for folder in self.config_dirs)
         try:
-            with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-                more = [f"hydra.searchpath=[{search}]"] if search else []
-                cfg = compose(self.config, [*chosen, *more])
+            cfg = composed(self.config, chosen, self.config_dirs)
         except (HydraException, OmegaConfBaseException, OSError):
             return []
         plain = OmegaConf.to_container(cfg, resolve=False)
@@ -237,15 +234,8 @@ def _no_option(line: Line) -> str | None:
     for word in line.overrides:
         group, _, option = word.lstrip("+").partition("=")
         if group in line.groups and option not in line.groups[group]:
-            return _no_such(group, option, list(line.groups[group]))
+            return no_such_option(group, option, list(line.groups[group]))
     return None
-
-
-def _no_such(group: str, option: str, options: Sequence[str]) -> str:
-    return (
-        f"{group}={option} does not exist{did_you_mean(option, options)} "
-        f"{group} can be {', '.join(options)}."
-    )
 
 
 def _unfilled(error: InterpolationResolutionError, line: Line) -> str:
@@ -257,7 +247,9 @@ def _unfilled(error: InterpolationResolutionError, line: Line) -> str:
     if match := re.search(r"nterpolation key '(.*?)'", text):
         group = match[1].rpartition(".")[2]
         if "runtime.choices" in match[1] and group in line.groups:
-            return _no_such(group, line.word(group).partition("=")[2], list(line.groups[group]))
+            return no_such_option(
+                group, line.word(group).partition("=")[2], list(line.groups[group])
+            )
         return f"{before}there is no key {match[1]} to take the value from."
     if match := re.search(r"Environment variable '(.*?)' not found", text):
         return f"{before}the environment variable {match[1]} is not set."
@@ -302,7 +294,7 @@ def _missing_option(error: MissingConfigException, line: Line) -> str:
     options = list(line.groups.get(group, {}) or error.options or ())
     if not group or not options:
         return _first_line(error)
-    return _no_such(group, option, options)
+    return no_such_option(group, option, options)
 
 
 def _unreadable(error: OverrideParseException, line: Line) -> str:

@@ -30,7 +30,9 @@ from hydra.errors import HydraException
 
 from pds_cli.errors import UserError
 from pds_cli.instantiate import escape_text
+from pds_cli.options.catalogue import is_hidden, no_such_option
 from pds_cli.options.ranges import shown
+from pds_cli.options.texts import FREE_TEXT, FreeText
 
 MOST_JOBS = 10_000  # of a sweep: Hydra composes each twice, and takes some 0.2 s for it
 MOST_BYTES = 4_000_000  # of a file of prompts
@@ -38,27 +40,6 @@ MOST_BYTES = 4_000_000  # of a file of prompts
 # Lists of paths at the top level: one path may be given without brackets.
 _PATH_LISTS = frozenset(["runs", "collect"])
 
-# Last component of the keys whose value is text: `prompt`, `scene.source_prompt`, `scene.path`, …
-FREE_TEXT = frozenset(
-    [
-        "prompt",
-        "source",
-        "negative",
-        "suffix",
-        "source_prompt",
-        "path",
-        "model",
-        "data",
-        "folder",
-        "file",
-        "text",
-        "run",
-        "out",
-        "resume",
-    ]
-)
-# `pds import images=…` is text; `data.images=…` is a number.
-_FREE_AT_TOP = frozenset(["images", "init", "fit", "into"])
 _UNSWEPT = ("out", "resume")
 _OVERRIDE = re.compile(r"(\+{0,2})([A-Za-z_][\w./@-]*)=(.*)", re.DOTALL)
 _KEY = re.compile(r"\+{0,2}[A-Za-z_][\w./@-]*")
@@ -113,6 +94,14 @@ class CommandLine:
             for flag in self.flags
         )
 
+    def value_of(self, *names: str) -> str:
+        """What follows a flag, which may have several names; empty where it was not given."""
+        for index, flag in enumerate(self.flags):
+            name, equals, value = flag.partition("=")
+            if name in names:
+                return value if equals else "".join(self.flags[index + 1 : index + 2])
+        return ""
+
     @property
     def config_dirs(self) -> list[Path]:
         """Folders given with --config-dir, or as hydra.searchpath=[file://…]."""
@@ -127,12 +116,15 @@ class CommandLine:
         return [Path(folder) for folder in found]
 
 
-def read_command_line(argv: Sequence[str], positional: str | None = None) -> CommandLine:
+def read_command_line(
+    argv: Sequence[str], positional: str | None = None, verb: str | None = None
+) -> CommandLine:
     """Sorts the words after the verb and quotes free text.
 
     Args:
         argv: the words.
         positional: the key that collects words without `=` as a list of texts, if there is one.
+        verb: whose keys they are; None: of any verb.
 
     Raises:
         UserError: a word that is none of these, or an option that cannot be swept over.
@@ -155,9 +147,10 @@ def read_command_line(argv: Sequence[str], positional: str | None = None) -> Com
         else:
             raise UserError(f"{word!r} is not key=value; quote a value that holds spaces.")
     _check_flags(line.flags)
-    sweep = line.sweep
+    sweep, free = line.sweep, FreeText(verb, line.overrides)
     line.overrides = [
-        _prompts(override, sweep) or quote_free_text(override, sweep) for override in line.overrides
+        _prompts(override, sweep) or quote_free_text(override, sweep, free)
+        for override in line.overrides
     ]
     if positional and line.words:
         items = ",".join(quote(word) for word in line.words)
@@ -260,7 +253,7 @@ def _literal(key: str, value: Any) -> str:
     )
 
 
-def quote_free_text(override: str, sweep: bool = False) -> str:
+def quote_free_text(override: str, sweep: bool = False, free_text: FreeText = FREE_TEXT) -> str:
     """`key=value` with the value quoted for Hydra where the key holds free text.
 
     With `sweep`, two or more quoted texts between commas stay several values; any other value is
@@ -268,9 +261,7 @@ def quote_free_text(override: str, sweep: bool = False) -> str:
     becomes a list of one.
     """
     match = _OVERRIDE.fullmatch(override)
-    free = match is not None and (
-        match[2].rpartition(".")[2] in FREE_TEXT or match[2] in _FREE_AT_TOP
-    )
+    free = match is not None and match[2] in free_text
     if match and match[2] in _PATH_LISTS and match[3][:1] not in ("[", "$", ""):
         return f"{match[1]}{match[2]}=[{quote(match[3])}]"
     if not free and _ENDLESS.search(override):
@@ -340,6 +331,37 @@ def prompts_in(path: Path) -> list[str]:
     if "\0" in text or not texts:
         raise UserError(f"{said} holds {'no text' if texts else 'nothing'}: a line is a prompt.")
     return texts
+
+
+def settle_groups(line: CommandLine, groups: Mapping[str, Iterable[str]]) -> None:
+    """Keeps the words about groups to the options that are offered.
+
+    Args:
+        groups: group → its options; parts of options, such as `_common`, are none.
+
+    Raises:
+        UserError: a word chooses such a part.
+    """
+    line.overrides = [_settled(word, groups, line.sweep) for word in line.overrides]
+
+
+def _settled(word: str, groups: Mapping[str, Iterable[str]], sweep: bool) -> str:
+    """The word, with `glob(…)` of a sweep written out: Hydra's own would find hidden parts too."""
+    group = word.lstrip("+").partition("=")[0]
+    if group not in groups:
+        return word
+    try:
+        value = OverridesParser.create().parse_override(word).value()
+    except HydraException:
+        return word  # Hydra meets it again, where it can be explained
+    if isinstance(value, Glob):
+        names = value.filter(list(groups[group]))
+        return f"{group}={','.join(names)}" if sweep and names else word
+    for item in value.list if isinstance(value, ChoiceSweep) else [value]:
+        name = item.text if isinstance(item, QuotedString) else str(item)
+        if is_hidden(name):
+            raise UserError(no_such_option(group, name, list(groups[group])))
+    return word
 
 
 def job_count(overrides: Sequence[str], groups: Mapping[str, Iterable[str]]) -> int | None:

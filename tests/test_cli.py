@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 
 from pds_cli.cli import EXAMPLES
 from pds_cli.errors import UserError
@@ -104,9 +105,60 @@ def test_help_of_a_verb_names_its_groups_and_keys(pds: Callable, verb: Callable)
     verb("fake", "pass")
     answer = pds("fake", "--help")
     assert answer.code == 0
-    assert answer.out.startswith("pds edit: ")
+    assert answer.out.startswith("pds fake: ")
     assert all(f"{name}," in answer.out for name in ("dds", "pds", "sds"))
-    assert "prompt: ???" in answer.out
+    assert "  prompt=??? " in answer.out
+    assert max(map(len, answer.out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["loss=vsd"],
+            ["loss.rank=4", "the LoRA [whole 1 to 1,000,000]", "loss=vsd: Variational"],
+        ),
+        (
+            ["representation=nerf", "scene=figurine"],
+            ["representation.grid.levels=8", "cache=outputs/fits"],
+        ),
+        (["editor=sdedit", "loss=dataset_update"], ["editor.eta=0.0", "loss.every=10"]),
+        (
+            ["backbone=sd15", "steps=7"],
+            ["backbone.offload=none", "[none | model |", "steps=7"],
+        ),
+        (["refine=sdedit"], ["refine.editor.strength=", "[renders | source]"]),
+        (["-p", "loss"], ["loss.identity=0.1"]),
+        (["experiment=paper/svg_dog"], ["prompt=a dog"]),
+    ],
+)
+def test_help_shows_the_keys_of_what_is_chosen(
+    pds: Callable, words: list[str], said: list[str]
+) -> None:
+    answer = pds("edit", "--help", *words)
+    assert answer.code == 0, answer.err
+    assert [text for text in said if text not in answer.out] == []
+    assert max(map(len, answer.out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("name", sorted(set(verb_names()) - {"list", "doctor"}))
+def test_help_of_every_verb_has_words_for_every_key(pds: Callable, name: str) -> None:
+    lines = pds(name, "--help").out.splitlines()
+    keys = [number for number, line in enumerate(lines) if re.match(r"  [a-z_0-9.]+=", line)]
+    assert len(keys) > 7
+    for number in keys:
+        assert re.match(r"  \S.* \S", lines[number]) or lines[number + 1].startswith(" " * 6)
+
+
+def test_help_answers_wrong_words(pds: Callable) -> None:
+    for words, said in (
+        (["loss=vds"], "did you mean vsd?"),
+        (["los=vsd"], "los is not a key"),
+        (["-m", "loss=sds,dds"], "leave out -m"),
+        (["loss=sds,dds"], "add -m"),
+    ):
+        answer = pds("edit", "--help", *words)
+        assert answer.code == 2 and said in answer.err and not answer.out
 
 
 def test_version_and_info(pds: Callable, verb: Callable) -> None:
@@ -118,11 +170,51 @@ def test_version_and_info(pds: Callable, verb: Callable) -> None:
 def test_list_shows_each_option_with_its_description(pds: Callable) -> None:
     answer = pds("list", "loss")
     assert answer.code == 0
-    for path in (conf_dir() / "loss").glob("*.yaml"):
+    for path in (conf_dir() / "loss").glob("[a-z]*.yaml"):
         description = path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
         assert re.search(rf"  {path.stem} +{re.escape(description)}", answer.out)
     everything = pds("list").out
     assert "sample" in everything and "optimizer" in everything and "schema" not in everything
+
+
+@pytest.mark.parametrize(
+    ("words", "key"),
+    [
+        (["finetune", "images=x", "prompt=a photo of sks man"], "class_prompt"),
+        (["edit", "prompt=x", "loss=sds_bridge"], "loss.qualities"),
+        (["edit", "prompt=x", "loss=sds_bridge"], "loss.flaws"),
+        (["edit", "prompt=x", "loss=nfsd"], "loss.negative"),
+        (["edit", "prompt=x"], "backbone.recommended.sds_bridge.flaws"),
+        (["edit", "prompt=x", "scene=colmap"], "scene.masks"),
+        (["edit", "prompt=x", "logger=wandb"], "logger.name"),
+        (["edit", "prompt=x", "scene=figurine"], "representation.fit.cache"),
+        (["study"], "question"),
+        (["study"], "key"),
+        (["eval"], "clip"),
+        (["pretrain"], "data.icons"),
+        (["compare", "benchmark=icon_edits"], "benchmark.icons"),
+    ],
+)
+@pytest.mark.parametrize("text", ["50 %: [x], {y} (z) = ${a} 'b' \"c\""])
+def test_free_text_arrives_through_the_command_line(
+    pds: Callable, words: list[str], key: str, text: str
+) -> None:
+    answer = pds(*words, f"{key}={text}", "--cfg", "job")
+    assert answer.code == 0, answer.err
+    shown = OmegaConf.create(answer.out)
+    assert OmegaConf.select(shown, key) == text
+
+
+def test_parts_of_options_are_no_options(pds: Callable, verb: Callable) -> None:
+    verb("fake", DUMP)
+    assert "_common" not in pds("list").out + pds("fake", "--help").out
+    for words in (["loss=_common"], ["-m", "loss=pds,_common"], ["+loss='_common'"]):
+        answer = pds("fake", "prompt=x", *words)
+        assert answer.code == 2 and "loss=_common does not exist. loss can be cds, " in answer.err
+        assert "_common, " not in answer.err.partition(" can be ")[2]
+    assert "3 jobs" in pds("fake", "-m", "prompt=x", "loss=glob(*_*)").out
+    targets = [got(folder)["loss"]["_target_"].rpartition(".")[2] for folder in run_folders()]
+    assert sorted(targets) == ["DatasetUpdateObjective", "PDS", "SDSBridge"]
 
 
 def test_list_answers_a_wrong_group(pds: Callable) -> None:

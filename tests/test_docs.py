@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-import yaml
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from pds_cli.config import composed
 from pds_cli.options.catalogue import catalogue, conf_dir
 from pds_cli.options.checks import validate
 from pds_cli.overrides import read_command_line
@@ -136,7 +136,7 @@ def test_each_command_composes(
 def compose_jobs(verb: str, words: list[str]) -> int:
     """Composes and checks every job, as Hydra's sweeper would launch it; returns their number."""
     positional = getattr(import_module(f"pds_cli.verbs.{verb}"), "POSITIONAL", None)
-    line = read_command_line(words, positional)
+    line = read_command_line(words, positional, verb)
     search = ",".join(f"file://{folder.absolute()}" for folder in line.config_dirs)
     parsed = OverridesParser.create().parse_overrides(line.overrides)
     (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
@@ -262,7 +262,7 @@ def test_the_toybox_page_agrees_with_the_world() -> None:
 
 
 def test_the_toybox_page_agrees_with_the_recipe() -> None:
-    recipe = yaml.safe_load(text_of(ROOT / "conf/pretrain.yaml"))
+    recipe = composed("pretrain", [])
     for key, value in table(ROOT / "docs/toybox.md", "## Its training"):
         node = recipe
         for part in key.strip("`").split("."):
@@ -311,3 +311,10 @@ def test_the_extending_page_is_right_about_what_is_refused(
     assert unknown.code == 2 and "did you mean strength?" in unknown.err
     wrong = pds(*words, "loss.strength=-1")
     assert wrong.code == 2 and "loss.strength=-1 must be at least 0" in wrong.err
+
+
+def test_the_page_of_every_key_is_current(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pds_cli.figures.options import page
+
+    monkeypatch.delenv("PDS_DATA", raising=False)
+    assert text_of(ROOT / "docs/options.md") == page(), "run make options"

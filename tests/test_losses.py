@@ -449,22 +449,3 @@ def test_a_schedule_that_ends_in_pure_noise_is_refused() -> None:
     with pytest.raises(UserError, match="pure noise"):
         posterior_coefficients(bar, torch.tensor([99]), torch.tensor([98]))
     assert bool(posterior_coefficients(bar, torch.tensor([98]), torch.tensor([96])).psi.isfinite())
-
-
-@pytest.mark.parametrize("name", ["sds", "dds", "pds"])
-def test_yaml_names_every_option_with_its_default(name: str) -> None:
-    from dataclasses import fields
-    from pathlib import Path
-
-    from omegaconf import OmegaConf
-
-    folder = Path(__file__).parents[1] / "conf" / "loss"
-    text = (folder / f"{name}.yaml").read_text(encoding="utf-8")
-    assert text.startswith("# ")
-    config = OmegaConf.to_container(OmegaConf.create(text), resolve=True)
-    assert isinstance(config, dict)
-    config.pop("defaults", None)  # the schema it is checked against
-    kind = {"sds": SDS, "dds": DDS, "pds": PDS}[name]
-    assert config.pop("_target_") == f"{kind.__module__}.{kind.__name__}"
-    defaults = {f.name: f.default for f in fields(kind)}
-    assert {**config, "timesteps": tuple(config["timesteps"])} == defaults

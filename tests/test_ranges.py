@@ -17,10 +17,10 @@ from hydra import compose, initialize_config_dir
 from omegaconf import AnyNode, DictConfig, FloatNode, IntegerNode, ListConfig, OmegaConf
 
 from pds_cli.errors import UserError
-from pds_cli.options.catalogue import conf_dir
-from pds_cli.options.checks import keys_of, validate
-from pds_cli.options.ranges import LENGTHS, RANGES, Range, check, range_of, shown, whole
-from pds_cli.options.schemas import GROUP_SCHEMAS, VERB_SCHEMAS
+from pds_cli.options.catalogue import catalogue, conf_dir
+from pds_cli.options.checks import Leaf, keys_of, named, validate
+from pds_cli.options.ranges import Range, shown, whole
+from pds_cli.options.schemas import VERB_SCHEMAS, schema_of
 
 HUGE = 10**400
 COLOURS = {"scene.background"}  # a word by default
@@ -29,9 +29,10 @@ COLOURS = {"scene.background"}  # a word by default
 def configs() -> Iterator[tuple[str, Any]]:
     """Every verb's config; `pds edit` with every kind of option; and every benchmark."""
     kinds: dict[str, dict[type, str]] = {}
-    for option, schema in GROUP_SCHEMAS.items():
-        group, _, name = option.partition("/")
-        kinds.setdefault(group, {}).setdefault(schema, name)
+    for group, options in catalogue().items():
+        for name in options:
+            if schema := schema_of(group, name):
+                kinds.setdefault(group, {}).setdefault(schema, name)
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         for verb in VERB_SCHEMAS:
             said = [f"{key}=x" for key in ("prompt", "images", "run") if key in keys_of(verb)]
@@ -68,10 +69,8 @@ def test_every_number_of_every_verb_and_group_has_a_range(composed: list[tuple[s
     found = {name for _, cfg in composed for name in numbers(cfg)}
     assert len(found) > 200, "the walk finds what there is"
     assert {"fps", "scene.camera.distance", "loss.patch_sizes", "editor.strength"} <= found
-    without = sorted(name for name in found if range_of(name) is None)
-    assert not without, f"state their ranges in pds_cli/options/ranges.py: {without}"
-    used = {id(range_of(name)) for name in found}
-    assert {id(each) for each in RANGES.values()} <= used, "a range of no key"
+    without = sorted(name for name in found if named(name) is None)
+    assert not without, f"state their ranges in pds_cli/options: {without}"
 
 
 @pytest.mark.parametrize("value", [math.nan, HUGE], ids=["nan", "huge"])
@@ -90,7 +89,7 @@ def test_no_number_may_be_what_is_none(composed: list[tuple[str, Any]], value: f
                     "three numbers from 0 to 1" if name.endswith("background") else "out of range"
                 )
                 with pytest.raises(UserError, match=lone):
-                    check(name, other)
+                    Leaf(name, other).check()
     assert len(done) > 200
 
 
@@ -100,7 +99,8 @@ def put(cfg: Any, name: str, value: float) -> Iterator[None]:
     parent, _, last = name.rpartition(".")
     node = OmegaConf.select(cfg, parent) if parent else cfg
     before = node._get_node(last)
-    count, _ = LENGTHS.get(last, (1, ""))
+    said = named(name)
+    count = len(said.example) if said is not None and said.example else 1
     listed = [value] * count if isinstance(before, ListConfig) else None
     bare = AnyNode(value) if listed is None else OmegaConf.create(listed)
     node._content[last] = bare  # a typed node takes no integer of 400 digits

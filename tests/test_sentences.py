@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from pds_cli.errors import UserError
 from pds_cli.instantiate import check_target, instantiate
 from pds_cli.labels import LabelledStream
-from pds_cli.options.catalogue import catalogue, conf_dir
+from pds_cli.options.catalogue import catalogue, conf_dir, shipped_targets
 from pds_cli.overrides import MOST_JOBS, job_count, literal_prompt, read_command_line
 from pds_cli.representations.spatial import Spatial
 from pds_cli.representations.svg.representation import SVG
@@ -254,8 +254,8 @@ def test_a_word_with_effect_is_not_remarked(words: list[str]) -> None:
 
 
 def test_options_that_a_loss_calls_idle_are_options_and_switches_of_its_own() -> None:
-    for path in (conf_dir() / "loss").glob("[a-z]*.yaml"):
-        kind: Any = check_target("loss", yaml.safe_load(path.read_text("utf-8"))["_target_"])
+    for target in shipped_targets("loss"):
+        kind: Any = check_target("loss", target)
         if not issubclass(kind, Objective):
             found = kind(guidance=1.0)
             for option, switch in found.idle().items():

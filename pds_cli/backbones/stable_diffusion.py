@@ -13,6 +13,7 @@ from pds_cli.backbones.base import Backbone, Text, check_finite, resolve_device
 from pds_cli.backbones.diffusers_folder import Checkpoint, open_checkpoint
 from pds_cli.backbones.schedule import PREDICTIONS, Schedule
 from pds_cli.errors import UserError, check_choice
+from pds_cli.options.backbones import OFFLOADS
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +22,6 @@ DTYPES = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
-OFFLOADS = ("none", "model", "sequential")
 
 
 class StableDiffusion(Backbone):

@@ -43,9 +43,9 @@ class SDEdit(Editor):
     def __init__(
         self,
         *,
-        steps: int = 20,
-        guidance: float = 15.0,
-        strength: float | Sequence[float] = (0.1, 0.2),
+        steps: int = 50,
+        guidance: float = 7.5,
+        strength: float | Sequence[float] = 0.75,
         eta: float = 0.0,
     ) -> None:
         checked(steps=steps, guidance=guidance)

@@ -23,7 +23,8 @@ from torch import Tensor
 from pds_cli.backbones.base import Backbone, Text
 from pds_cli.backbones.schedule import Schedule
 from pds_cli.errors import UserError, check_choice
-from pds_cli.losses.timesteps import SCHEDULES, Walk
+from pds_cli.losses.timesteps import Walk
+from pds_cli.options.losses import SCHEDULES
 
 WEIGHTINGS: dict[str, Callable[[Tensor], Tensor]] = {
     "none": torch.ones_like,

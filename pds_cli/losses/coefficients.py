@@ -30,8 +30,7 @@ import torch
 from torch import Tensor
 
 from pds_cli.errors import UserError, check_choice
-
-MODES = ("published", "exact", "custom")
+from pds_cli.options.losses import COEFFICIENTS
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ def posterior_coefficients(
         UserError: unknown mode, constants missing, or ᾱ_t = 0 (χ would be infinite).
         ValueError: timesteps out of range.
     """
-    check_choice("loss.coefficients", mode, MODES)
+    check_choice("loss.coefficients", mode, COEFFICIENTS)
     if bool((t_prev < 0).any() | (t_prev >= t).any() | (t >= len(alphas_cumprod)).any()):
         raise ValueError("timesteps must satisfy 0 <= t_prev < t < T")
     alphas = alphas_cumprod.double()

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from pds_cli.errors import UserError, check_choice
 from pds_cli.losses.base import Branches, Loss, per_sample
-from pds_cli.losses.coefficients import MODES, posterior_coefficients
+from pds_cli.losses.coefficients import posterior_coefficients
+from pds_cli.options.losses import COEFFICIENTS
 
 
 @dataclass(kw_only=True)
@@ -34,7 +35,7 @@ class PDS(Loss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("loss.coefficients", self.coefficients, MODES)
+        check_choice("loss.coefficients", self.coefficients, COEFFICIENTS)
         if not (math.isfinite(self.identity) and self.identity >= 0):
             raise UserError(f"loss.identity={self.identity} must be a number of at least 0")
         constants = (self.psi is not None, self.chi is not None)

@@ -10,8 +10,6 @@ from torch import Tensor
 
 from pds_cli.errors import UserError
 
-SCHEDULES = ("uniform", "annealed")
-
 
 @dataclass(frozen=True)
 class Walk:

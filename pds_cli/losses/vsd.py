@@ -14,9 +14,9 @@ from pds_cli.backbones.base import Backbone
 from pds_cli.backbones.lora import adapter_parameters, add_lora
 from pds_cli.errors import UserError, check_choice
 from pds_cli.losses.base import Branch, Branches, Inputs, Loss, inner_generator
+from pds_cli.options.losses import PARTICLES
 from pds_cli.runs.checkpoint import check_state
 
-PARTICLES = ("lora", "source")
 ADAPTER = "vsd"
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from pds_cli.errors import UserError
+from pds_cli.errors import UserError, did_you_mean
 
 _TARGET = re.compile(r"^_target_:\s*([\w.]+)\s*$", re.MULTILINE)
 # Groups of Hydra's own, and our schemas, which are no choice of the user's.
@@ -46,6 +46,23 @@ def describe(path: Path) -> str:
     return ""
 
 
+def is_hidden(option: str) -> bool:
+    """Whether a YAML is a part of options and none itself: `loss/_common.yaml`.
+
+    >>> is_hidden("_common"), is_hidden("paper/_nerf"), is_hidden("pds_plus")
+    (True, True, False)
+    """
+    return option.rpartition("/")[2].startswith("_")
+
+
+def no_such_option(group: str, option: str, options: Sequence[str]) -> str:
+    """The sentence for an option that a group has not."""
+    return (
+        f"{group}={option} does not exist{did_you_mean(option, options)} "
+        f"{group} can be {', '.join(options)}."
+    )
+
+
 def catalogue(more: Iterable[Path] = ()) -> dict[str, dict[str, str]]:
     """Group → option → description, for the shipped groups and those in the folders `more`.
 
@@ -55,7 +72,7 @@ def catalogue(more: Iterable[Path] = ()) -> dict[str, dict[str, str]]:
     for root in (conf_dir(), *more):
         for path in sorted(root.rglob("*.yaml")):
             group, _, option = path.relative_to(root).with_suffix("").as_posix().partition("/")
-            if not option or group in _HIDDEN or not path.is_file():
+            if not option or group in _HIDDEN or is_hidden(option) or not path.is_file():
                 continue
             groups.setdefault(group, {})[option] = describe(path)
     return {group: dict(sorted(groups[group].items())) for group in sorted(groups)}

@@ -1,20 +1,29 @@
-"""Checks of values that types cannot make: ranges, texts that must not be empty, devices."""
+"""Checks of values that types cannot make: ranges, choices, texts that must not be empty."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from pds_cli.errors import UserError, did_you_mean
-from pds_cli.options.ranges import check
-from pds_cli.options.schemas import VERB_SCHEMAS
+from pds_cli.errors import UserError, check_choice, did_you_mean
+from pds_cli.options.option import Option, below, options_of
+from pds_cli.options.ranges import FINITE, shown
+from pds_cli.options.schemas import BASES, VERB_SCHEMAS, range_by_name, schema_of_class
+from pds_cli.options.signature import keywords_of
+from pds_cli.options.verbs import DEVICES
 
-DEVICES = ("auto", "cpu", "cuda")
 _TEXTS = ("prompt",)
-# Where the keys of a class mean what `pds_cli.options.ranges` says.
+# Annotation → the types of its values, and what they are called.
+_KINDS: dict[str, tuple[tuple[type, ...], str]] = {
+    "bool": ((bool,), "true or false"),
+    "int": ((int,), "a whole number"),
+    "float": ((int, float), "a number"),
+    "str": ((str,), "a text"),
+}
+# Where the keys of a class mean what the schemas say.
 _OURS = ("pds_cli.", "torch.optim.")
 
 
@@ -24,7 +33,7 @@ def keys_of(verb: str) -> set[str]:
 
 
 def validate(verb: str, cfg: DictConfig) -> None:
-    """Checks values that types cannot: ranges, required texts, the device's name.
+    """Checks values that types cannot: ranges, choices, required texts, the device's name.
 
     Raises:
         UserError: with the key, its value and what would be right.
@@ -52,8 +61,8 @@ def validate(verb: str, cfg: DictConfig) -> None:
             "or give single values as backbone.recommended.steps=300."
         )
     _check_added(cfg, VERB_SCHEMAS[verb])
-    for name, value, foreign in _leaves(cfg):
-        check(name, value, foreign)
+    for leaf in _leaves(cfg, VERB_SCHEMAS[verb]):
+        leaf.check()
 
 
 def _check_texts(key: str, value: Any) -> None:
@@ -82,25 +91,147 @@ def _is_cuda_index(device: str) -> bool:
     return device.startswith("cuda:") and device[5:].isdigit()
 
 
-def _leaves(
-    node: DictConfig, prefix: str = "", foreign: bool = False
-) -> Iterator[tuple[str, Any, bool]]:
-    """Dotted keys with resolved values, and whether a class from outside has them.
+# --- values --------------------------------------------------------------------------------------
 
-    Missing values are left out.
+
+@dataclass(frozen=True)
+class Leaf:
+    """A value of a config, without interpolations, where it stands, and what is known of it.
+
+    key: with dots.
+    option: None where no schema speaks of it; its name then means what it means elsewhere.
+    foreign: a class from outside has it, whose keys may mean something else.
+    kind: its annotation in a class of the package that has no schema.
     """
+
+    key: str
+    value: Any
+    option: Option | None = None
+    foreign: bool = False
+    kind: str = ""
+
+    def check(self) -> None:
+        """Refuses numbers out of range, lists of other lengths, and texts that are no choice.
+
+        Raises:
+            UserError: with the key, its value and what would be right.
+        """
+        said = None if self.foreign else self.option or named(self.key)
+        if said is not None:
+            self._check_length(said)
+        wanted = said.range if said and said.range else FINITE
+        for number in _numbers(self.value):
+            if not wanted.holds(number):
+                raise UserError(
+                    f"{self.key}={shown(self.value)} is out of range: it must be {wanted}."
+                )
+        self._check_kind()
+        if said is not None and said.ascending and isinstance(self.value, list):
+            self._check_order()
+        if self.option is not None and not self.foreign and not self.option.or_else:
+            self._check_choices(self.option)
+
+    def _check_kind(self) -> None:
+        """Whether a single value has the type of its annotation; the class checks the others."""
+        kinds = self.kind.split(" | ")
+        if not set(kinds) <= {*_KINDS, "None"} or (self.value is None and "None" in kinds):
+            return
+        right = (kind for name in kinds if name != "None" for kind in _KINDS[name][0])
+        if type(self.value) not in right:
+            what = " or ".join(_KINDS[name][1] for name in kinds if name != "None")
+            raise UserError(f"{self.key}={shown(self.value)} is not {what}.")
+
+    def _check_choices(self, said: Option) -> None:
+        if not said.choices:
+            return
+        if isinstance(self.value, str):
+            check_choice(self.key, self.value, said.choices)
+        if isinstance(self.value, list) and any(each not in said.choices for each in self.value):
+            raise UserError(
+                f"{self.key}={shown(self.value)}: choose from {', '.join(said.choices)}"
+            )
+
+    def _check_length(self, said: Option) -> None:
+        """Whether a list of numbers has as many as it takes."""
+        # A grey alone is no colour: it takes three.
+        alone = len(said.example) == 3 and isinstance(self.value, int | float)
+        numbers = [self.value] if alone else self.value
+        if not said.example or not isinstance(numbers, list):
+            return
+        length = len(said.example)
+        if len(numbers) != length or len(list(_numbers(numbers))) != length:
+            count = {2: "two", 3: "three"}[length]
+            span = f" {said.range.span}" if said.range and said.range.closed else ""
+            example = ",".join(f"{number:g}" for number in said.example)
+            raise UserError(
+                f"{self.key}={shown(self.value)} must be {count} numbers{span}, "
+                f"for example [{example}]."
+            )
+
+    def _check_order(self) -> None:
+        if sorted(self.value) != self.value:
+            raise UserError(
+                f"{self.key}={shown(self.value)} must be two ascending ratios between 0 and 1."
+            )
+
+
+def named(key: str) -> Option | None:
+    """What a number's name says of it where no schema does; else the name of what holds it.
+
+    >>> str(named("backbone.recommended.guidance.dds").range)
+    'a finite number'
+    """
+    known = range_by_name()
+    return next((known[part] for part in reversed(key.split(".")) if part in known), None)
+
+
+def _numbers(value: Any) -> Iterator[int | float]:
+    if isinstance(value, list | dict):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _numbers(item)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield value
+
+
+def _leaves(
+    node: DictConfig, schema: type | None, prefix: str = "", foreign: bool = False
+) -> Iterator[Leaf]:
+    """All values but missing ones, each with its option."""
     foreign = foreign or is_foreign(node)
+    said = options_of(schema) if schema is not None else {}
+    bare = schema is None or schema in BASES.values()
+    own = keywords_of(str(node.get("_target_"))) if bare and "_target_" in node else {}
     for key in node:
         if OmegaConf.is_missing(node, key):
             continue
-        value = node[key]
-        name = f"{prefix}{key!s}"
+        value, name = node[key], f"{prefix}{key!s}"
         if isinstance(value, DictConfig):
-            yield from _leaves(value, f"{name}.", foreign)
-        elif isinstance(value, ListConfig):
-            yield name, OmegaConf.to_container(value, resolve=True), foreign
-        else:
-            yield name, value, foreign
+            inside = below(schema, str(key)) if schema is not None else None
+            yield from _leaves(value, inside or schema_at(str(key), value), f"{name}.", foreign)
+            continue
+        if isinstance(value, ListConfig):
+            value = OmegaConf.to_container(value, resolve=True)
+        kind = own[str(key)].kind if str(key) in own else ""
+        yield Leaf(name, value, said.get(str(key)), foreign, kind)
+
+
+def schema_at(key: str, node: DictConfig) -> type | None:
+    """The schema of a group's node: its type, or that of the class it names."""
+    kind = OmegaConf.get_type(node)
+    if isinstance(kind, type) and is_dataclass(kind):
+        return kind
+    target = node.get("_target_") if "_target_" in node else None
+    found = schema_of_class(key, target) if isinstance(target, str) else None
+    return found or BASES.get(key)
+
+
+def speaks_for_itself(group: str, node: DictConfig) -> bool:
+    """Whether a class alone says which keys a group's node has, as no schema does."""
+    if is_foreign(node) or group == "benchmark" or is_dataclass(OmegaConf.get_type(node)):
+        return is_foreign(node)
+    target = node.get("_target_") if "_target_" in node else None
+    ours = isinstance(target, str) and target.startswith("pds_cli.")
+    return ours and schema_of_class(group, str(target)) is None
 
 
 def is_foreign(node: DictConfig) -> bool:

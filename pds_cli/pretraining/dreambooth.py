@@ -20,7 +20,6 @@ from pds_cli.files import write_text
 from pds_cli.pictures.files import read_picture, resize
 from pds_cli.training.trainer import Objective
 
-METHODS = ("lora", "full")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 ADAPTER = "subject"
 RECORD = "finetuned.json"

@@ -21,6 +21,7 @@ from pds_cli.backbones.embedded import EmbeddedBackbone, EmbeddedInstructModel, 
 from pds_cli.backbones.sampling import ddim, noise
 from pds_cli.backbones.schedule import Schedule
 from pds_cli.errors import UserError
+from pds_cli.options.pretraining import STAGES
 from pds_cli.pictures.captioned import CaptionedImages, load_captioned_images
 from pds_cli.pictures.files import write_image
 from pds_cli.pretraining.components import (
@@ -42,7 +43,6 @@ from pds_cli.runs.folder import RunFolder
 from pds_cli.runs.settings import fingerprint
 from pds_cli.training.trainer import Objective, Stage, Trainer
 
-STAGES = ("probe", "decode", "denoise", "similarity")
 HELD_OUT = 1000
 
 

@@ -9,14 +9,12 @@ from torch import Tensor
 
 from pds_cli.backbones.base import Backbone
 from pds_cli.errors import UserError, check_choice
+from pds_cli.options.representations import INITIALS, PARAMETRISATIONS
 from pds_cli.pictures.files import from_over_white, resize, write_image
 from pds_cli.representations.base import Representation
 from pds_cli.runs import layout
 from pds_cli.scenes.base import Scene
 from pds_cli.views.view import View
-
-PARAMETRISATIONS = ("pixels", "latent")
-INITIALS = ("source", "noise")
 
 # A change of this size (of 1, blurred) replaces the original's fine detail altogether.
 _FULL_CHANGE = 0.25

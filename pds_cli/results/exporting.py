@@ -33,9 +33,6 @@ _FINEST = 1024  # samples along a side of the cube: 4 GiB of densities
 _OUTSIDE, _INSIDE, _PER_CELL = 1.0, 3.0, 3  # cells along the normal whose radiance is gathered
 
 
-UNITS = ("scene", "capture")
-
-
 def placement(representation: Spatial, units: str) -> Similarity:
     """From the scene's coordinates to those of `units`, one of `UNITS`."""
     return IDENTITY if units == "scene" else representation.transform.inverse()

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from pds_cli.errors import UserError
+from pds_cli.errors import UserError, check_choice
+from pds_cli.options.runs import WANDB_MODES
 from pds_cli.runs.ownership import owns
 from pds_cli.runs.record import number
 
@@ -134,8 +135,7 @@ class WandbLogger:
         tags: Sequence[str] = (),
         mode: str = "offline",
     ) -> None:
-        if mode not in ("offline", "online", "disabled"):
-            raise UserError(f"logger.mode={mode} is unknown; use offline, online or disabled")
+        check_choice("logger.mode", mode, WANDB_MODES)
         try:
             import wandb
         except ImportError as error:

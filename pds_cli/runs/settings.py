@@ -13,10 +13,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pds_cli.errors import UserError, first_line
 from pds_cli.instantiate import CONTRACTS, checked_node, literal_config, within
-from pds_cli.options.catalogue import shipped_targets
 from pds_cli.options.checks import validate
 from pds_cli.options.job import key_of
-from pds_cli.options.schemas import FREE, GROUP_SCHEMAS, VERB_SCHEMAS
+from pds_cli.options.schemas import FREE, VERB_SCHEMAS, schema_of_class
 from pds_cli.reading import read_yaml
 from pds_cli.runs import layout
 from pds_cli.runs.folder import RunFolder
@@ -126,10 +125,8 @@ def check_saved(verb: str, saved: DictConfig, modules: Sequence[str], folder: st
     allowed = list(saved.get("allow_modules") or [])
     for kind, node in _components(saved):
         target = str(node["_target_"])
-        for option in shipped_targets(kind).get(target, ()):
-            if schema := GROUP_SCHEMAS.get(f"{kind}/{option}"):
-                _typed(schema, literal_config(node), f"{where}, {kind}")
-                break
+        if schema := schema_of_class(kind, target):
+            _typed(schema, literal_config(node), f"{where}, {kind}")
         own = [name for name in modules if within(target, [name])]
         if own and not set(own) & set(allowed):
             raise UserError(

@@ -6,7 +6,8 @@ import logging
 import os
 from collections.abc import Sequence
 
-from pds_cli.errors import UserError
+from pds_cli.errors import UserError, check_choice
+from pds_cli.options.scenes import SPLITS
 from pds_cli.scenes.capture import CaptureScene, Frame, scene_folder
 from pds_cli.scenes.transforms import frames_of, read_transforms
 from pds_cli.views.view import Region
@@ -43,8 +44,7 @@ class BlenderScene(CaptureScene):
         background: str | Sequence[float] = "white",
         source_url: str | None = None,
     ) -> None:
-        if eval_split not in ("test", "val", "none"):
-            raise UserError(f"scene.eval_split={eval_split} is unknown: use test, val or none")
+        check_choice("scene.eval_split", eval_split, SPLITS)
         if eval_every < 1 or not radius > 0:
             raise UserError(
                 f"scene.eval_every={eval_every} and scene.radius={radius} must be at least 1 and "

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from pds_cli.errors import UserError, check_choice
+from pds_cli.options.scenes import CENTRES, ORIENTATIONS
 from pds_cli.pictures.files import read_image, resize
 from pds_cli.pictures.pillow import open_image
 from pds_cli.progress import Progress
@@ -26,9 +27,7 @@ from pds_cli.reading import brief, label
 from pds_cli.scenes.base import Scene
 from pds_cli.views.cameras import Camera
 from pds_cli.views.poses import (
-    CENTRES,
     IDENTITY,
-    ORIENTATIONS,
     Similarity,
     mean_up,
     normalisation,

@@ -15,6 +15,7 @@ import torch
 
 from pds_cli.errors import UserError, check_choice
 from pds_cli.files import atomic_path, write_text
+from pds_cli.options.verbs import MATCHINGS
 from pds_cli.pictures.pillow import decode_image, open_image, write_pillow
 from pds_cli.progress import Progress
 from pds_cli.runs.ownership import owns
@@ -22,7 +23,6 @@ from pds_cli.scenes.colmap import PARAMETERS, camera_of
 from pds_cli.scenes.colmap_model import Lens, Photo
 from pds_cli.views.cameras import Camera
 
-MATCHINGS = ("exhaustive", "sequential")
 _PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 _VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
 _EXIF_ORIENTATION = 0x0112

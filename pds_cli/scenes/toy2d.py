@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pds_cli.errors import check_choice
+from pds_cli.options.scenes import LABELS
 from pds_cli.scenes.base import Scene
 from pds_cli.toybox.crescents import crescents
 from pds_cli.views.view import View
 
-LABELS = ("a", "b")
 #: (x_min, x_max, y_min, y_max) of a frame that holds both crescents with room to move.
 EXTENT = (-1.75, 2.75, -1.5, 2.0)
 

@@ -16,6 +16,8 @@ from torch import Tensor
 from pds_cli.backbones.base import Backbone, Text
 from pds_cli.editors.base import Editor, check_draws_images, decode, encode
 from pds_cli.errors import UserError, check_choice
+from pds_cli.options.losses import UPDATE_INITIALS as INITIALS
+from pds_cli.options.losses import UPDATE_INPUTS as INPUTS
 from pds_cli.pictures.files import resize
 from pds_cli.progress import Progress
 from pds_cli.representations.base import Representation
@@ -24,9 +26,6 @@ from pds_cli.scenes.base import Scene
 from pds_cli.seeds import step_generator
 from pds_cli.training.trainer import Idle, Objective
 from pds_cli.views.view import View
-
-INPUTS = ("stage", "current")
-INITIALS = ("renders", "source")
 
 
 class DatasetUpdateObjective(Objective):
@@ -78,8 +77,8 @@ class DatasetUpdateObjective(Objective):
         *,
         every: int = 10,
         batch_size: int = 8,
-        input: str = "stage",
-        initial: str = "renders",
+        input: str = "current",
+        initial: str = "source",
         keep_detail: bool = False,
         seed: int = 0,
         group: str = "loss",

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from pds_cli.errors import UserError, did_you_mean
 from pds_cli.instantiate import check_target, resolve_config
-from pds_cli.options.checks import is_foreign
+from pds_cli.options.checks import speaks_for_itself
 from pds_cli.options.job import choice, given_groups, method_of
 from pds_cli.runs.ownership import choices_of
 from pds_cli.training.chains import begin_at
@@ -84,7 +84,7 @@ def _check_foreign(cfg: DictConfig) -> None:
     """
     for group in (*GROUPS, "editor", "optimizer", "logger"):
         node = cfg[group]
-        if not isinstance(node, DictConfig) or not is_foreign(node):
+        if not isinstance(node, DictConfig) or not speaks_for_itself(group, node):
             continue
         signature = inspect.signature(check_target(group, node._target_, list(cfg.allow_modules)))
         kinds = [parameter.kind for parameter in signature.parameters.values()]

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from pds_cli.errors import UserError
+from pds_cli.options.verbs import LR_SCHEDULES as SCHEDULES
 from pds_cli.progress import Progress
 from pds_cli.runs import layout
 from pds_cli.runs.checkpoint import (
@@ -38,7 +39,6 @@ from pds_cli.runs.folder import RunFolder
 from pds_cli.runs.record import number
 from pds_cli.seeds import step_generator
 
-SCHEDULES = ("constant", "linear", "cosine")
 _LOOK = 0.1  # seconds between looks at a stop during a pause
 
 

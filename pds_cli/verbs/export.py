@@ -13,24 +13,16 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from pds_cli.errors import UserError, check_choice, did_you_mean
 from pds_cli.options.job import run_folder
 from pds_cli.runs import layout
 
 HELP = "write a 3D run as a mesh, a point cloud or cameras"
 CONFIG = "export"
-FORMATS = ("mesh", "pointcloud", "cameras")
 
 
 def main(cfg: DictConfig) -> Path:
     """Writes the files; returns their folder."""
-    if cfg.format not in FORMATS:
-        raise UserError(
-            f"format={cfg.format} is not known{did_you_mean(cfg.format, FORMATS)} "
-            f"Formats are {', '.join(FORMATS)}."
-        )
     from pds_cli.results.exporting import (
-        UNITS,
         write_cameras,
         write_mesh,
         write_point_cloud,
@@ -40,7 +32,6 @@ def main(cfg: DictConfig) -> Path:
     from pds_cli.runs.folder import RunFolder
     from pds_cli.runs.ownership import adopt
 
-    check_choice("units", cfg.units, UNITS)
     representation = load_result(cfg.run, cfg.device, list(cfg.allow_modules))
     run = RunFolder(run_folder())
     run.begin(cfg, keep=False)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from pds_cli.errors import UserError, check_choice
+from pds_cli.errors import UserError
 from pds_cli.options.job import run_folder
 from pds_cli.runs import layout
 
@@ -34,7 +34,6 @@ def main(cfg: DictConfig) -> Path:
     from pds_cli.backbones.base import resolve_device
     from pds_cli.instantiate import resolve_config
     from pds_cli.pretraining.components import check_backbone_target
-    from pds_cli.pretraining.dreambooth import METHODS
     from pds_cli.runs.folder import RunFolder, environment
     from pds_cli.runs.settings import fingerprint, resumed
 
@@ -44,7 +43,6 @@ def main(cfg: DictConfig) -> Path:
             cfg[key] = ""  # the run that goes on has one
     settings = resolve_config(cfg)
     cfg = resumed(CONFIG, cfg, settings, run) if cfg.resume else settings
-    check_choice("method", cfg.method, METHODS)
     resolve_device(cfg.device)
     if cfg.into:
         check_backbone_target(Path(cfg.into), replaces=bool(cfg.overwrite or cfg.resume))

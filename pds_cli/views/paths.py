@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from pds_cli.errors import UserError, did_you_mean
+from pds_cli.options.verbs import PATHS
 from pds_cli.reading import MAX_PIXELS, brief, label, read_json
 from pds_cli.views.cameras import Camera, look_at
 from pds_cli.views.poses import IDENTITY, Similarity, checked_pose, focus, mean_up
 from pds_cli.views.view import Region
 
-PATHS = ("turntable", "orbit", "train")
 FRAMES = 60
 ORBIT_SWEEP = 20.0
 _STEEPEST = 89.0  # a camera right above looks along `up`

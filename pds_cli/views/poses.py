@@ -13,9 +13,6 @@ from pds_cli.errors import UserError
 
 log = logging.getLogger(__name__)
 
-ORIENTATIONS = ("up", "pca", "none")
-CENTRES = ("poses", "focus", "none")
-
 # Entries of RᵀR − I up to here are rounding, and are cleaned away; beyond, the pose is wrong.
 _ROTATION_TOLERANCE = 5e-3
 _FOCUS_ROUNDS = 10

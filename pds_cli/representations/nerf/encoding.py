@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from pds_cli.errors import UserError, check_choice
+from pds_cli.options.representations import ENCODINGS as BACKENDS
 
-BACKENDS = ("auto", "tinycudann", "numba", "torch")
 _PRIMES = (1, 2654435761, 805459861)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pds_cli.backbones.base import Backbone
 from pds_cli.errors import UserError, check_choice
+from pds_cli.options.representations import NERF_BACKGROUNDS as BACKGROUNDS
 from pds_cli.pictures.files import resize
 from pds_cli.representations.base import FitSettings
 from pds_cli.representations.nerf import volume
@@ -24,7 +25,6 @@ from pds_cli.scenes.saved import SavedScene
 from pds_cli.views.cameras import Camera
 from pds_cli.views.view import Rendering, View
 
-BACKGROUNDS = ("learned", "white", "black", "random")
 _SPARSE = 0.2  # share of occupied cells up to which a step of the fit takes all its rays
 _SPREAD = 1024  # rays of a step whose spread light `distortion` weighs
 _DARK = 1e-3  # samples that receive less of their ray's light than this are left out
@@ -103,7 +103,7 @@ class NeRF(Volumetric):
         *,
         grid: Mapping[str, Any] | None = None,
         encoding: str = "auto",
-        hidden: int = 64,
+        hidden: int = 32,
         sh_degree: int = 2,
         density_bias: float = -2.0,
         appearance: bool = False,
@@ -114,7 +114,7 @@ class NeRF(Volumetric):
         explore: float = 0.0,
         density_growth: float = 0.0,
         distortion: float = 0.0,
-        fit_distortion: float = 0.0,
+        fit_distortion: float = 0.005,
         update_every: int = 16,
         rays: int = 4096,
         chunk: int = 8192,

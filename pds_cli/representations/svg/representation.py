@@ -16,6 +16,7 @@ from pds_cli.drawings.writing import write_drawing
 from pds_cli.errors import UserError
 from pds_cli.files import atomic_path
 from pds_cli.kernels import raster
+from pds_cli.options.representations import PARAMETERS
 from pds_cli.pictures.files import write_image
 from pds_cli.pictures.video import write_video
 from pds_cli.representations.base import Representation
@@ -27,7 +28,6 @@ from pds_cli.views.view import View
 
 CANVAS = 512
 """Points are measured in this many parts of the drawing's longer side, as in the literature."""
-PARAMETERS = ("points", "colors", "opacities", "gradients")
 
 
 # Part of a drawing → the option that is its step size.

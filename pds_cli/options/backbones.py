@@ -1,0 +1,65 @@
+"""The keys of backbones; values stand in `conf/backbone`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pds_cli.options.option import option
+from pds_cli.options.ranges import LONGEST_SIDE, MILLION, NOT_NEGATIVE, SEED, whole
+from pds_cli.options.target import Target
+from pds_cli.options.verbs import DEVICES
+
+DTYPES = ("auto", "float32", "float16", "bfloat16")
+OFFLOADS = ("none", "model", "sequential")
+
+
+@dataclass
+class BackboneConf(Target):
+    """What every backbone has."""
+
+    recommended: Any = option("what a run uses where nothing is said, by the names of its keys")
+
+
+@dataclass
+class MixtureConf(BackboneConf):
+    """Labelled points, with exact scores."""
+
+    points: int = option("points a label", range=whole(1, 1000 * MILLION))
+    noise: float = option("standard deviation of the points around their arc", range=NOT_NEGATIVE)
+    std: float = option("spread of the Gaussian that each point is", range=NOT_NEGATIVE)
+    seed: int = option("fixes the points", range=SEED)
+
+
+@dataclass
+class EmbeddedConf(BackboneConf):
+    """Small models in the package, or of `pds pretrain`."""
+
+    model: str = option(
+        "name of one in the package, or a folder that pds pretrain wrote", text=True
+    )
+    device: str = option("where the model is", choices=DEVICES, or_else="cuda:<number>")
+
+
+@dataclass
+class StableDiffusionConf(BackboneConf):
+    """Models in Stable Diffusion's format."""
+
+    model: str = option("hub id, or folder in diffusers format", text=True)
+    revision: str | None = option("branch, tag or commit of a hub id; null: the main branch")
+    variant: str | None = option("of the weights, for example fp16: half the download")
+    local_files_only: bool = option("never ask the hub")
+    dtype: str = option(
+        "precision of the networks; auto: float16 on CUDA, else float32", choices=DTYPES
+    )
+    device: str = option("where the model is", choices=DEVICES, or_else="cuda:<number>")
+    vae_sample: bool = option("draw x_0 from the VAE's posterior instead of taking its mean")
+    attention_slicing: bool = option("attention in two halves: less memory, a little slower")
+    offload: str = option(
+        "what waits on the CPU: nothing, the text encoders, or the UNet's layers too",
+        choices=OFFLOADS,
+    )
+    resolution: int | None = option(
+        "side of the working area in pixels; null: what the UNet was trained at",
+        range=LONGEST_SIDE,
+    )
