@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from pds_cli.backbones.base import Backbone, Text
+from pds_cli.backbones.embedded import EmbeddedBackbone
 from pds_cli.backbones.lora import add_lora, unet_of
 from pds_cli.backbones.sampling import sample
 from pds_cli.errors import UserError
@@ -71,8 +72,6 @@ def add_words(backbone: Any, prompt: str) -> list[str]:
     A new word begins near the mean of all, at a place of its own. Backbones that read parts of
     words need none of this.
     """
-    if not hasattr(backbone, "unknown_words"):
-        return []
     words = list(backbone.unknown_words(prompt))
     if not words:
         return []
@@ -180,7 +179,7 @@ def save_backbone(backbone: Any, folder: Path, record: str) -> None:
         unet.unload_lora()
     if not all(bool(parameter.isfinite().all()) for parameter in unet.parameters()):
         raise UserError("training left weights that are no finite numbers: give a lower lr=")
-    if hasattr(backbone, "unknown_words"):
+    if isinstance(backbone, EmbeddedBackbone):
         from pds_cli.pretraining.components import Components, save_components
 
         parts = (unet, backbone.text_encoder, backbone.tokenizer, backbone.vae)
