@@ -59,6 +59,13 @@ WHEELS ?= outputs/wheels
 gpu-wheels: $(STAMP) ## download the wheels that a GPU machine without network lacks (10 MiB)
 	$(BIN)/python benchmarks/gpu_wheels.py into=$(WHEELS)
 
+SIZE ?= sd
+DEVICE ?= cuda
+OUT ?= outputs/gpu
+
+gpu-check: ## the device's tests and speed in under 8 minutes, into OUT (SIZE=tiny DEVICE=cpu tries it)
+	$(PYTHON) benchmarks/gpu_check.py size=$(SIZE) device=$(DEVICE) out=$(OUT) wheels=$(WHEELS)
+
 ICONS = data.icons=outputs/data/icons data.folder=outputs/data/emoji64 \
   'preview.prompts=[a cat face,a dog face,a red apple,a green apple,grinning face,a deciduous tree,a red heart,an automobile]' \
   preview.columns=3
