@@ -46,6 +46,7 @@ class Part:
     """A command with its time limit.
 
     rows: a file that the command writes its rows to; its output is Markdown then.
+    told: the share of its time that it gets as `seconds=`, to begin nothing later; 0: none.
     """
 
     name: str
@@ -53,16 +54,18 @@ class Part:
     command: list[str]
     rows: Path | None = None
     environment: dict[str, str] = field(default_factory=dict)
+    told: float = 0.0
 
 
 def run(part: Part, log: Path, left: float) -> dict[str, Any]:
     """Runs a part, and everything it started is ended with it; what came of it."""
     limit = max(1.0, min(part.seconds, left))
     started, code = time.monotonic(), None
+    told = [f"seconds={max(1, int(part.told * limit))}"] if part.told else []
     environment = {**os.environ, **part.environment, "PYTHONUNBUFFERED": "1"}
     with log.open("w", encoding="utf-8") as file:
         process = subprocess.Popen(
-            part.command,
+            [*part.command, *told],
             cwd=ROOT,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -111,7 +114,7 @@ def machine(python: list[str], environment: dict[str, str]) -> dict[str, Any]:
         "there = torch.cuda.is_available()\n"
         "gpu = torch.cuda.get_device_properties(0) if there else None\n"
         "print(json.dumps({'packages': found, 'cuda': torch.version.cuda,\n"
-        "    'gpu': gpu.name if gpu else None, 'gpu_gb': gpu.total_memory / 1e9 if gpu else None}))\n"
+        "    'gpu': gpu and gpu.name, 'gpu_gb': gpu and gpu.total_memory / 1e9}))\n"
     )
     found: dict[str, Any] = {
         "python": platform.python_version(),
@@ -129,16 +132,17 @@ def machine(python: list[str], environment: dict[str, str]) -> dict[str, Any]:
         )
         return found | json.loads(done.stdout.splitlines()[-1])
     except (subprocess.SubprocessError, ValueError, IndexError) as error:
-        told = getattr(error, "stderr", None) or str(error)
-        return found | {"error": str(told).strip().splitlines()[-1:]}
+        told = str(getattr(error, "stderr", None) or error).strip()
+        return found | {"error": told.splitlines()[-1] if told else type(error).__name__}
 
 
-def parts(found: dict[str, str], out: Path, environment: dict[str, str]) -> list[Part]:
-    """What is run: short and certain things first."""
+def parts(found: dict[str, str], scratch: Path, environment: dict[str, str]) -> list[Part]:
+    """What is run: short and certain things first, and last what may use all the time left."""
     device, size, python = found["device"], found["size"], sys.executable
     tests = [python, "-m", "pytest", "-v", "-ra", "--tb=short", "--durations=10", "-p"]
     tests += ["no:cacheprovider", "tests/test_devices.py"]
-    grid, steps = out / ".grid.json", out / ".steps.json"
+    tests += ["-k", "cuda" if device == "cuda" else "not cuda"]
+    grid, steps = scratch / "grid.json", scratch / "steps.json"
     bench = {"repeats": "3"} if size == "tiny" else {"repeats": "10"}
     each = [f"{key}={value}" for key, value in bench.items()]
     return [
@@ -149,7 +153,7 @@ def parts(found: dict[str, str], out: Path, environment: dict[str, str]) -> list
             grid,
             environment,
         ),
-        Part("tests", 170, tests, None, {**environment, "PDS_DEVICE": device}),
+        Part("tests", 170, tests, None, environment),
         Part(
             "edit step",
             1e9,  # what is left of the whole
@@ -159,6 +163,7 @@ def parts(found: dict[str, str], out: Path, environment: dict[str, str]) -> list
             ],
             steps,
             environment,
+            told=0.8,
         ),
     ]
 
@@ -209,14 +214,12 @@ def check(found: dict[str, str], out: Path, scratch: Path, until: float) -> bool
         environment["PYTHONPATH"] = f"{site}{os.pathsep}{ROOT}"
     content = {"size": found["size"], "device": found["device"], "parts": done}
     content["machine"] = machine([sys.executable], environment)
-    for part in parts(found, out, environment):
+    for part in parts(found, scratch, environment):
         log = out / f"{part.name.replace(' ', '_')}.log"
         done.append(run(part, log, until - time.monotonic()))
         print(f"{part.name}: {verdict(done[-1])} in {done[-1]['seconds']:.0f} s", flush=True)
         write_json(out / "gpu.json", content)
         (out / "gpu.md").write_text(markdown(content), encoding="utf-8")
-        if part.rows is not None:
-            part.rows.unlink(missing_ok=True)
     rows = [row for part in done for row in part.get("rows", [])]
     return all(part["rc"] == 0 for part in done) and not any("error" in row for row in rows)
 
@@ -230,8 +233,8 @@ def main(argv: list[str]) -> None:
     until = time.monotonic() + number(found, "seconds")
     if found["wheels"] and not list(Path(found["wheels"]).glob("*.whl")):
         refuse(
-            f"{found['wheels']} holds no wheels: run make gpu-wheels where there is network, or give "
-            "wheels= to use the packages that are there"
+            f"{found['wheels']} holds no wheels: run make gpu-wheels where there is network, or "
+            "give wheels= to use the packages that are there"
         )
     out = Path(found["out"]).resolve()
     out.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,13 @@
 """Every module that touches a device, on the CPU, on CUDA where there is a GPU, and elsewhere.
 
 `elsewhere` computes on the CPU and refuses what CUDA refuses (tests/elsewhere.py). It cannot be
-taken back from torch, so the last test runs these once more in a process of its own. Models are
-tiny and random: what is asked is that everything runs, stays finite, and agrees with the CPU.
+taken back from torch, so the last test runs some of these once more in a process of its own; all
+of them, in seven minutes, with
+
+    PDS_TESTS_ELSEWHERE=1 pytest tests/test_devices.py
+
+Models are tiny and random: what is asked is that everything runs, stays finite, and agrees with
+the CPU. What other tests do on the CPU already is not done there again.
 """
 
 from __future__ import annotations
@@ -45,6 +50,7 @@ from pds_cli.losses.base import Loss
 from pds_cli.losses.dds import DDS
 from pds_cli.losses.pds import PDS
 from pds_cli.losses.source_bank import SourceBank
+from pds_cli.losses.timesteps import Walk
 from pds_cli.losses.vsd import VSD
 from pds_cli.metrics.consistency import consistency
 from pds_cli.metrics.lpips import lpips
@@ -89,11 +95,15 @@ from pds_cli.views.view import Rendering, View
 APART = "PDS_TESTS_ELSEWHERE"  # set in the process that has the device `elsewhere`
 WITH_GPU = torch.cuda.is_available()
 DEVICES = [NAME] if APART in os.environ else ["cpu", "cuda"]
+QUICKEST = (
+    "points_are_moved or hash_grid or volume or metrics or draws_the_same or drawing_is or "
+    "(a_picture and sdxl) or (drawings_and_nerfs and pds_plus)"
+)
 MAN, HAT = "a man", "a man in a hat"
 SIDE = 32  # of the tiny pipelines
 
 
-@pytest.fixture(scope="module", params=DEVICES)
+@pytest.fixture(scope="module")
 def device(request: pytest.FixtureRequest) -> Iterator[str]:
     if request.param == "cuda" and not WITH_GPU:
         pytest.skip("there is no CUDA GPU here")
@@ -103,6 +113,18 @@ def device(request: pytest.FixtureRequest) -> Iterator[str]:
     EmbeddedBackbone(device="cpu")  # the libraries have to be imported before there is the device
     with elsewhere():
         yield NAME
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "device" in metafunc.fixturenames:
+        chosen = [d for d in DEVICES if d != "cpu" or not hasattr(metafunc.function, "beyond")]
+        metafunc.parametrize("device", chosen, indirect=True, scope="module")
+
+
+def beyond(test: Any) -> Any:
+    """Marks a test of what others test on the CPU."""
+    test.beyond = True
+    return test
 
 
 # --- small models --------------------------------------------------------------------------------
@@ -211,7 +233,9 @@ def drawing(tmp_path_factory: pytest.TempPathFactory) -> SVGScene:
 
 
 def nerf_of(backbone: Any, scene: Scene, **options: Any) -> NeRF:
-    return NeRF(scene, backbone, **{**SMALL, "render_size": SIDE, "chunk": 400, **options})
+    return NeRF(
+        scene, backbone, **{**SMALL, "render_size": SIDE, "chunk": 400, "step": 0.3, **options}
+    )
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -284,6 +308,7 @@ def loss_of(name: str) -> Loss:
     return getattr(import_module(module), cls)(guidance=3.0, **QUICK.get(name, {}))
 
 
+@beyond
 @pytest.mark.parametrize("kind", ["embedded", "sd1", "sdxl"])
 @pytest.mark.parametrize("parametrisation", ["pixels", "latent"])
 def test_a_picture_is_edited(parametrisation: str, kind: str, load: Load, tmp_path: Path) -> None:
@@ -308,6 +333,7 @@ def test_every_loss_edits_drawings_and_nerfs(
         assert all(path.is_file() for path in figure.export(tmp_path / "exports"))
 
 
+@beyond
 @pytest.mark.parametrize("loss", [PDS(guidance=2.0), DDS(guidance=2.0)])
 def test_points_are_moved(loss: Loss, device: str, tmp_path: Path) -> None:
     backbone, scene = CrescentMixture(40).to(device), Toy2DScene(points=20)
@@ -338,14 +364,12 @@ def test_a_step_draws_the_same_on_every_device(load: Load, tmp_path: Path) -> No
     there = x0.to(backbone.device)
     Seeing(guidance=2.0)(backbone, there, there, text, text, generator=step_generator(3, "edit", 7))
     draws = step_generator(3, "edit", 7)
-    t = DDS(guidance=2.0)  # its walk
-    from pds_cli.losses.timesteps import Walk
-
-    wanted = Walk(1000, t.num_inference_steps).sample(2, t.timesteps, generator=draws)
+    wanted = Walk(1000, 500).sample(2, DDS().timesteps, generator=draws)
     assert torch.equal(seen[0][0], wanted)
     assert torch.equal(seen[0][1], torch.randn(x0.shape, generator=draws))
 
 
+@beyond
 @pytest.mark.parametrize("what", ["latent", "nerf", "vsd"])
 def test_a_stopped_edit_goes_on(what: str, load: Load, tmp_path: Path) -> None:
     """To what an uninterrupted one would have come to, but for the order of CUDA's sums."""
@@ -394,8 +418,12 @@ def _precise(load: Load, kind: str, dtype: str) -> Backbone:
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("kind", ["embedded", "sd1", "sdxl"])
-def test_an_edit_step_in_half_precision(kind: str, dtype: str, load: Load, tmp_path: Path) -> None:
-    """The gradient is close to single precision's, in its own precision and finite."""
+def test_an_edit_step_in_half_precision(
+    kind: str, dtype: str, load: Load, device: str, tmp_path: Path
+) -> None:
+    """The gradient is finite and close to single precision's."""
+    if (device, dtype) == ("cpu", "float16"):
+        pytest.skip("a precision that CPUs compute slowly, and nobody edits in there")
     gradients = {}
     for precision in ("float32", dtype):
         backbone, scene = _precise(load, kind, precision), Picture()
@@ -413,6 +441,7 @@ def test_an_edit_step_in_half_precision(kind: str, dtype: str, load: Load, tmp_p
     assert float(alike) > 0.98
 
 
+@beyond
 @pytest.mark.parametrize("kind", ["sd1", "sdxl"])
 @pytest.mark.parametrize("offload", ["model", "sequential"])
 def test_offloaded_models_edit(
@@ -426,9 +455,9 @@ def test_offloaded_models_edit(
     edited(scene, picture, backbone, PDS(guidance=3.0), tmp_path)
 
 
+@beyond
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_compiled_unet_edits_alike(dtype: str, load: Load, device: str) -> None:
-    """On the CPU as a graph alone: Inductor's compiler takes minutes there."""
     if device == NAME:
         pytest.skip("a graph cannot hold this device's tensors")
     backbone = load("sd1", dtype, fresh=True)
@@ -436,14 +465,13 @@ def test_a_compiled_unet_edits_alike(dtype: str, load: Load, device: str) -> Non
     t, text = torch.tensor([20, 700], device=device), backbone.encode_prompt([MAN, HAT])
     with torch.no_grad():
         wanted = backbone.predict_noise(x_t, t, text, 5.0)
-        backbone.unet = torch.compile(
-            backbone.unet, backend="inductor" if device == "cuda" else "eager"
-        )
+        backbone.unet = torch.compile(backbone.unet)
         found = backbone.predict_noise(x_t, t, text, 5.0)
     torch.compiler.reset()
     close(found, wanted.cpu(), 5e-3 if dtype == "float32" else 5e-2)
 
 
+@beyond
 def test_the_source_bank_is_the_cpus(load: Load, folders: Callable[[str], str]) -> None:
     answers = []
     for backbone in (load("sd1", "float32"), StableDiffusion(folders("sd1"), device="cpu")):
@@ -478,6 +506,7 @@ def _editors(folders: Callable[[str], str], device: str) -> dict[str, Editor]:
     }
 
 
+@beyond
 @pytest.mark.parametrize("kind", ["embedded", "sd1", "sdxl"])
 def test_editors_draw(
     kind: str, load: Load, folders: Callable[[str], str], device: str, tmp_path: Path
@@ -502,6 +531,8 @@ def test_editors_draw(
 def test_instruct_pix2pix_in_half_precision(
     dtype: str, folders: Callable[[str], str], device: str
 ) -> None:
+    if (device, dtype) == ("cpu", "float16"):
+        pytest.skip("a precision that CPUs compute slowly, and nobody edits in there")
     image, drawn = Picture().views[0].image, {}
     assert image is not None
     for precision in ("float32", dtype):
@@ -515,6 +546,8 @@ def test_instruct_pix2pix_in_half_precision(
     close(drawn[dtype], drawn["float32"], 0.1)
 
 
+@beyond
+@beyond
 @pytest.mark.parametrize("given", ["stage", "current"])
 def test_dataset_update(given: str, load: Load, tmp_path: Path) -> None:
     backbone, scene = load("sd1"), Posed(size=SIDE)
@@ -529,6 +562,7 @@ def test_dataset_update(given: str, load: Load, tmp_path: Path) -> None:
     assert all(image.device.type == "cpu" for image in objective._edited.values())
 
 
+@beyond
 def test_a_fit_is_kept_shown_and_exported(load: Load, device: str, tmp_path: Path) -> None:
     backbone, scene = load("sd1"), Posed(size=SIDE)
     nerf = nerf_of(backbone, scene, update_every=2)
@@ -570,6 +604,7 @@ def test_points_of_a_nerf_are_exported(load: Load, tmp_path: Path) -> None:
 # --- training ------------------------------------------------------------------------------------
 
 
+@beyond
 @pytest.mark.parametrize("kind", ["embedded", "sd1", "sdxl"])
 @pytest.mark.parametrize("method", dreambooth.METHODS)
 def test_finetuning(method: str, kind: str, load: Load, device: str, tmp_path: Path) -> None:
@@ -621,6 +656,7 @@ def _pretraining(data: CaptionedImages, parts: Any, device: str) -> dict[str, Ob
     }
 
 
+@beyond
 @pytest.mark.parametrize("pairs", [False, True])
 def test_pretraining(pairs: bool, device: str, tmp_path: Path) -> None:
     images = torch.randint(0, 256, (4, 3, 64, 64), generator=generator(), dtype=torch.uint8)
@@ -644,6 +680,7 @@ def test_pretraining(pairs: bool, device: str, tmp_path: Path) -> None:
 # --- twins and metrics ---------------------------------------------------------------------------
 
 
+@beyond
 def _grid(place: str, points: Tensor, layout: GridLayout) -> list[Tensor]:
     grid = HashGrid(layout, device=place, generator=generator(1))
     there = points.to(place).requires_grad_()
@@ -680,6 +717,8 @@ def _rendered(place: str, unbounded: bool) -> list[Tensor]:
     return [color, left, spread, slopes[0].sum()[None], slopes[1].sum(0)]
 
 
+@beyond
+@beyond
 @pytest.mark.parametrize("unbounded", [False, True])
 def test_volume_rendering_is_the_cpus(unbounded: bool, device: str) -> None:
     found, wanted = _rendered(device, unbounded), _rendered("cpu", unbounded)
@@ -687,6 +726,7 @@ def test_volume_rendering_is_the_cpus(unbounded: bool, device: str) -> None:
         close(a, b, 1e-3)
 
 
+@beyond
 def test_a_drawing_is_the_cpus(load: Load, drawing: SVGScene, device: str) -> None:
     """Its kernels run on the CPU; picture and gradient travel."""
     grads = []
@@ -701,6 +741,7 @@ def test_a_drawing_is_the_cpus(load: Load, drawing: SVGScene, device: str) -> No
         close(value, grads[1][name], 1e-5)  # type: ignore[arg-type]
 
 
+@beyond
 def test_a_nerf_is_the_cpus(device: str) -> None:
     """The same weights show the same picture, by kernels or by PyTorch."""
 
@@ -724,6 +765,7 @@ def test_a_nerf_is_the_cpus(device: str) -> None:
     close(grads[0], grads[1], 2e-2)
 
 
+@beyond
 def test_metrics_are_the_cpus(device: str) -> None:
     a, b = (torch.rand(2, 3, 40, 36, generator=generator(s)) for s in (0, 1))
     for metric in (psnr, ssim, lpips):
@@ -737,6 +779,7 @@ def test_metrics_are_the_cpus(device: str) -> None:
     ))  # fmt: skip
 
 
+@beyond
 def test_clip_is_the_cpus(device: str, tmp_path: Path) -> None:
     from transformers import CLIPConfig, CLIPModel
 
@@ -776,9 +819,10 @@ def test_pictures_are_written_from_a_device(device: str, tmp_path: Path) -> None
 
 @pytest.mark.skipif(APART in os.environ, reason="this is that process")
 def test_nothing_mixes_devices() -> None:
-    """All of the above where what is on the CPU and what is not cannot meet."""
+    """The quickest of the above where what is on the CPU and what is not cannot meet."""
+    chosen = ["-k", QUICKEST]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n0", __file__],
+        [*(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"), __file__, *chosen],
         env={**os.environ, APART: "1"}, cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-4000:]
