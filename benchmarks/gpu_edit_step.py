@@ -336,6 +336,8 @@ def main(argv: list[str]) -> None:
     repeats, seconds = number(found, "repeats"), number(found, "seconds")
     device, wanted = found["device"], SIZES[choice(found, "size", SIZES)]
     if found["only"]:
+        for model in found["only"].split(","):
+            choice({"only": model}, "only", MODELS)
         wanted = [s for s in wanted if s.model in found["only"].split(",")]
     if device == "cuda" and not torch.cuda.is_available():
         refuse("this benchmark needs a CUDA GPU; size=tiny device=cpu tries the script itself")

@@ -96,8 +96,8 @@ APART = "PDS_TESTS_ELSEWHERE"  # set in the process that has the device `elsewhe
 WITH_GPU = torch.cuda.is_available()
 DEVICES = [NAME] if APART in os.environ else ["cpu", "cuda"]
 QUICKEST = (
-    "points_are_moved or hash_grid or volume or metrics or draws_the_same or drawing_is or "
-    "(a_picture and sdxl) or (drawings_and_nerfs and pds_plus)"
+    "points_are_moved or hash_grid or volume or metrics or draws_the_same or noise_begins or "
+    "drawing_is or (a_picture and sdxl) or (drawings_and_nerfs and pds_plus)"
 )
 MAN, HAT = "a man", "a man in a hat"
 SIDE = 32  # of the tiny pipelines
@@ -367,6 +367,21 @@ def test_a_step_draws_the_same_on_every_device(load: Load, tmp_path: Path) -> No
     wanted = Walk(1000, 500).sample(2, DDS().timesteps, generator=draws)
     assert torch.equal(seen[0][0], wanted)
     assert torch.equal(seen[0][1], torch.randn(x0.shape, generator=draws))
+
+
+@beyond
+def test_what_is_noise_begins_the_same_on_every_device(
+    folders: Callable[[str], str], device: str
+) -> None:
+    scene, found = Picture(), []
+    for place in (device, "cpu"):
+        backbone = StableDiffusion(
+            folders("sd1"), device=place, dtype="float32", vae_sample=True, resolution=SIDE
+        )
+        torch.manual_seed(5)
+        picture = ImageRepresentation(scene, backbone, initial="noise", parametrisation="latent")
+        found.append(picture.theta)
+    close(found[0], found[1])
 
 
 @beyond
