@@ -62,9 +62,11 @@ gpu-wheels: $(STAMP) ## download the wheels that a GPU machine without network l
 SIZE ?= sd
 DEVICE ?= cuda
 OUT ?= outputs/gpu
+LIMIT ?= 460
 
 gpu-check: ## the device's tests and speed in under 8 minutes, into OUT (SIZE=tiny DEVICE=cpu tries it)
-	$(PYTHON) benchmarks/gpu_check.py size=$(SIZE) device=$(DEVICE) out=$(OUT) wheels=$(WHEELS)
+	$(PYTHON) benchmarks/gpu_check.py size=$(SIZE) device=$(DEVICE) out=$(OUT) wheels=$(WHEELS) \
+	  seconds=$(LIMIT)
 
 ICONS = data.icons=outputs/data/icons data.folder=outputs/data/emoji64 \
   'preview.prompts=[a cat face,a dog face,a red apple,a green apple,grinning face,a deciduous tree,a red heart,an automobile]' \

@@ -1,4 +1,4 @@
-"""CUDA without a GPU: tensors that say they are on `cuda:0`, and are computed on the CPU.
+"""A device without a GPU: tensors that say they are `elsewhere`, and are computed on the CPU.
 
 What CUDA refuses is refused here too: operations on tensors of both places, `.numpy()`, and random
 numbers from a generator of the other place. So most mistakes with devices are found without a
@@ -7,7 +7,7 @@ GPU; what needs a real one is speed, memory, and what CUDA's own kernels do.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
@@ -16,11 +16,10 @@ import torch
 from torch import Tensor
 from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
 
 NAME = "elsewhere"
 aten = torch.ops.aten
-# These take indices from the CPU for tensors on CUDA.
+# Their second argument, indices, may be on the CPU where the first is not; never the other way.
 INDEXING = {
     *(aten.index.Tensor, aten.index_put.default, aten.index_put_.default),
     *(aten._index_put_impl_.default, aten._unsafe_index.Tensor),
@@ -29,7 +28,7 @@ COPYING = {aten.copy_.default, aten.copy.default}
 
 
 class There(Tensor):
-    """A tensor on the pretended device, around one on the CPU."""
+    """A tensor that is elsewhere, around the one on the CPU that is computed with."""
 
     here: Tensor
 
@@ -70,7 +69,7 @@ class There(Tensor):
 
 
 class _Elsewhere(TorchDispatchMode):
-    """Sends what is made on CUDA, or brought there, to the pretended device."""
+    """Sends what is made elsewhere, or brought there, on its way."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -79,33 +78,40 @@ class _Elsewhere(TorchDispatchMode):
 
 
 def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    tensors: list[Tensor] = []
-
-    def note(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            tensors.append(value)
-        return value
-
-    looked_at = args[:1] if func in INDEXING else args
-    tree_map(note, (looked_at, kwargs))
+    looked_at = (args[0], *args[2:]) if func in INDEXING else args
+    if func in INDEXING and _stays(args[0]) and any(isinstance(t, There) for t in _tensors(args)):
+        raise RuntimeError(f"{func}: indices elsewhere for a tensor on the CPU")
+    tensors = [*_tensors(looked_at), *_tensors(kwargs.values())]
     there = any(isinstance(t, There) for t in tensors)
     if there and func not in COPYING and any(_stays(t) for t in tensors):
-        raise RuntimeError(f"{func}: tensors on both the CPU and CUDA")
+        raise RuntimeError(f"{func}: tensors on the CPU and elsewhere")
     asked = kwargs.get("device")
     where = there if asked is None else torch.device(asked).type == NAME
-    generator = kwargs.get("generator")
-    if generator is not None and where:
-        raise RuntimeError(f"{func}: a generator on the CPU for a tensor on CUDA")
+    if kwargs.get("generator") is not None and where:
+        raise RuntimeError(f"{func}: a generator on the CPU for a tensor elsewhere")
     if asked is not None:
-        kwargs = {**kwargs, "device": torch.device("cpu")}
-    if kwargs.get("pin_memory"):
-        kwargs = {**kwargs, "pin_memory": False}
-    found = func(*tree_map(_unwrapped, args), **tree_map(_unwrapped, kwargs))
+        kwargs = {**kwargs, "device": torch.device("cpu") if where else asked}
+    found = func(*_each(args, _unwrapped), **{k: _each(v, _unwrapped) for k, v in kwargs.items()})
     if func._schema.name.endswith("_") and isinstance(args[0], Tensor):  # in place
         return args[0]
-    if not where:
-        return found
-    return tree_map(lambda v: There(v) if isinstance(v, Tensor) else v, found)
+    return _each(found, There) if where else found
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)
+
+
+def _each(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """`value` with the tensors in it changed."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, list | tuple):
+        return type(value)(_each(part, change) for part in value)
+    return value
 
 
 def _stays(tensor: Tensor) -> bool:
@@ -113,7 +119,7 @@ def _stays(tensor: Tensor) -> bool:
     return not isinstance(tensor, There) and tensor.ndim > 0
 
 
-def _unwrapped(value: Any) -> Any:
+def _unwrapped(value: Tensor) -> Tensor:
     return value.here if isinstance(value, There) else value
 
 
