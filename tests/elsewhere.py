@@ -45,7 +45,7 @@ class There(Tensor):
         found.here = here
         return found
 
-    def __repr__(self, *, tensor_contents: object = None) -> str:
+    def __repr__(self, **_: Any) -> str:
         return f"There({self.here!r})"
 
     @property
@@ -62,7 +62,7 @@ class There(Tensor):
         return self.here.tolist()
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         return _run(func, args, kwargs or {})
