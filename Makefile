@@ -9,7 +9,7 @@ PROMPT ?= a photo of a man raising his arms
 INTO = outputs/figures
 
 .DEFAULT_GOAL := help
-.PHONY: help install options demo test format bench bench-gpu icons fidelity emoji toybox toybox-instruct clean \
+.PHONY: help install options demo test format bench bench-gpu gpu-wheels gpu-check icons fidelity emoji toybox toybox-instruct clean \
   table-toybox table-methods table-nerf-toybox table-nerf-methods table-icons figure-demo figure-turntables \
   figure-frontier frontier-image frontier-svg frontier-nerf frontier-drawn \
   paper paper-parts paper-folder table-nerf table-nerf-a table-nerf-b table-svg \
@@ -52,8 +52,24 @@ bench: $(STAMP) ## speed: each script of benchmarks/ against its stated alternat
 	@for script in $(filter-out benchmarks/gpu_% benchmarks/fidelity_%,$(wildcard benchmarks/[a-z]*.py)); do \
 	  echo "# $$script"; $(BIN)/python $$script || exit 1; done
 
-bench-gpu: $(STAMP) ## speed and memory of a NeRF edit step at Stable Diffusion's size (needs CUDA)
+bench-gpu: $(STAMP) ## speed and memory of an edit step at Stable Diffusion's and SDXL's size (needs CUDA)
 	$(BIN)/python benchmarks/gpu_edit_step.py
+
+# What a machine with a GPU but without network needs beside the repository, and what it runs there
+# with its own Python: make gpu-check, no .venv.
+WHEELS ?= outputs/wheels
+
+gpu-wheels: $(STAMP) ## download the wheels that a GPU machine without network lacks (10 MiB)
+	$(BIN)/python benchmarks/gpu_wheels.py into=$(WHEELS)
+
+SIZE ?= sd
+DEVICE ?= cuda
+OUT ?= outputs/gpu
+LIMIT ?= 460
+
+gpu-check: ## the device's tests and speed in under 8 minutes, into OUT (SIZE=tiny DEVICE=cpu tries it)
+	$(PYTHON) benchmarks/gpu_check.py size=$(SIZE) device=$(DEVICE) out=$(OUT) wheels=$(WHEELS) \
+	  seconds=$(LIMIT)
 
 ICONS = data.icons=outputs/data/icons data.folder=outputs/data/emoji64 \
   'preview.prompts=[a cat face,a dog face,a red apple,a green apple,grinning face,a deciduous tree,a red heart,an automobile]' \

@@ -30,7 +30,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
     """The device to run on; `auto` takes CUDA where it is there.
 
     Raises:
-        UserError: an unknown device, or CUDA where there is none.
+        UserError: an unknown device, or one of CUDA that is not there.
     """
     if str(device) == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -42,6 +42,11 @@ def resolve_device(device: str | torch.device) -> torch.device:
         ) from error
     if resolved.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device={device} is asked for but there is no CUDA here: use device=cpu")
+    if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
+        raise UserError(
+            f"device={device} is asked for but CUDA's devices here end with "
+            f"cuda:{torch.cuda.device_count() - 1}"
+        )
     return resolved
 
 

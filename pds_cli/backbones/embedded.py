@@ -193,8 +193,10 @@ class EmbeddedBackbone(Backbone):
 
     def _eps(self, x_in: Tensor, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
         """ε̂ from what the network sees."""
-        x_in = x_in.float().contiguous(memory_format=torch.channels_last)
-        v = self.unet(x_in, t, cond["tokens"], class_labels=cond["pooled"]).sample.to(x_t.dtype)
+        dtype = self.unet.dtype  # its own, whatever that of x_t is
+        x_in = x_in.to(dtype).contiguous(memory_format=torch.channels_last)
+        tokens, pooled = (cond[key].to(dtype) for key in ("tokens", "pooled"))
+        v = self.unet(x_in, t, tokens, class_labels=pooled).sample.to(x_t.dtype)
         return self.schedule.to_eps(v, x_t, t, "v_prediction")
 
 

@@ -66,7 +66,8 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
     def encode(self, images: Tensor) -> Tensor:
         """Latents [B,C,h,w] of images [B,3,H,W] in [−1,1]; linear."""
         patches = F.pixel_unshuffle(images, self._patch) - self._column(self.mean)
-        return F.conv2d(patches, self.encoder[:, :, None, None].to(images.dtype))
+        # Not in the images' own precision where that is half: the mean's is wider.
+        return F.conv2d(patches, self.encoder[:, :, None, None].to(patches.dtype)).to(images.dtype)
 
     def decode_linear(self, latents: Tensor) -> Tensor:
         """The pseudo-inverse of `encode`: images [B,3,H,W]."""

@@ -238,7 +238,9 @@ class StableDiffusion(Backbone):
                 f"both sides must be multiples of {factor}"
             )
         posterior = self.vae.encode((2 * image - 1).to(self.vae.dtype)).latent_dist
-        latent = posterior.sample() if self.vae_sample else posterior.mean
+        latent = posterior.mean
+        if self.vae_sample:  # drawn on the CPU: the same for every device
+            latent = latent + posterior.std * torch.randn(latent.shape).to(latent)
         return ((latent.float() - self.latent_shift) * self.latent_scale).to(image.dtype)
 
     def decode_latent(self, x0: Tensor) -> Tensor:

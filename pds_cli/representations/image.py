@@ -142,7 +142,8 @@ class ImageRepresentation(Representation):
         height, width = backbone.image_size(*source.shape[-2:])
         image = resize(source, height, width)[None].to(backbone.device)
         if initial == "noise":
-            image = (0.5 + 0.1 * torch.randn_like(image)).clamp(0, 1)
+            drawn = torch.randn(image.shape).to(image)  # on the CPU: the same for every device
+            image = (0.5 + 0.1 * drawn).clamp(0, 1)
         if self.parametrisation == "latent":
             return backbone.encode_image(image).detach().clone()
         return image.clone()
