@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from pds_cli.representations.nerf import volume
 from pds_cli.representations.nerf.encoding import GridLayout
 from pds_cli.representations.nerf.field import PIECE, RadianceField
 from pds_cli.representations.nerf.occupancy import OccupancyGrid
+from pds_cli.representations.nerf.rays import Rays, pixel_rays, recomputed
 from pds_cli.representations.spatial import Spatial, Volumetric
 from pds_cli.scenes.base import Scene
 from pds_cli.scenes.saved import SavedScene
@@ -28,29 +29,6 @@ from pds_cli.views.view import Rendering, View
 _SPARSE = 0.2  # share of occupied cells up to which a step of the fit takes all its rays
 _SPREAD = 1024  # rays of a step whose spread light `distortion` weighs
 _DARK = 1e-3  # samples that receive less of their ray's light than this are left out
-
-
-@dataclass(frozen=True)
-class _Rays:
-    """Rays in the region's frame.
-
-    origins, directions: [R,3]. jitter: [R] in (0,1]. background: [R,3], what is behind them.
-    view: [R], whose appearance they show; −1: nobody's.
-    """
-
-    origins: Tensor
-    directions: Tensor
-    jitter: Tensor
-    background: Tensor
-    view: Tensor
-
-    def split(self, size: int) -> list[_Rays]:
-        parts = [getattr(self, f.name).split(size) for f in fields(self)]
-        return [_Rays(*part) for part in zip(*parts, strict=True)]
-
-    @staticmethod
-    def cat(several: Sequence[_Rays]) -> _Rays:
-        return _Rays(*(torch.cat([getattr(r, f.name) for r in several]) for f in fields(_Rays)))
 
 
 class NeRF(Volumetric):
@@ -223,7 +201,7 @@ class NeRF(Volumetric):
         """
         share = max(1, self._affordable_rays() // len(pairs))
         drawn = [self._draw(view, image, share, generator) for view, image in pairs]
-        rays = _Rays.cat([rays for rays, _ in drawn])
+        rays = Rays.cat([rays for rays, _ in drawn])
         weight = float(self.options.get("fit_distortion", 0.0))
         seen = self._color(rays, spread=bool(weight))
         loss = (seen[:, :3] - torch.cat([wanted for _, wanted in drawn])).square().mean()
@@ -240,7 +218,7 @@ class NeRF(Volumetric):
 
     def _draw(
         self, view: View, image: Tensor, count: int, generator: torch.Generator
-    ) -> tuple[_Rays, Tensor]:
+    ) -> tuple[Rays, Tensor]:
         """The rays of random pixels of an image, and the colours [count,3] they should have."""
         assert view.camera is not None
         height, width = image.shape[-2:]
@@ -313,28 +291,20 @@ class NeRF(Volumetric):
         points = points.to(self.device)
         return (points - points.new_tensor(self.region.centre)) / self.region.radius
 
-    def _camera_rays(self, camera: Camera, name: str | None, jittered: bool) -> _Rays:
+    def _camera_rays(self, camera: Camera, name: str | None, jittered: bool) -> Rays:
         pixels = torch.arange(camera.width * camera.height)
         generator = torch.Generator().manual_seed(int(self.steps)) if jittered else None
         return self._pixel_rays(camera, pixels, name, generator)
 
     def _pixel_rays(
         self, camera: Camera, pixels: Tensor, name: str | None, generator: torch.Generator | None
-    ) -> _Rays:
-        origins, directions = camera.rays(pixels)
-        count = len(pixels)
-        jitter = torch.ones(count)
-        background = torch.full((count, 3), {"white": 1.0, "black": 0.0}.get(self.background, 0.5))
-        if generator is not None:
-            jitter = 1 - torch.rand(count, generator=generator)
-            if self.background == "random":
-                background = torch.rand(3, generator=generator).expand(count, 3)
+    ) -> Rays:
         known = self.options["appearance"] and name in self.names
-        view = torch.full((count,), self.names.index(name) if known and name else -1)
-        parts = (self._framed(origins), directions, jitter, background, view)
-        return _Rays(*(part.to(self.device) for part in parts))
+        view = self.names.index(name) if known and name else -1
+        found = pixel_rays(camera, pixels, self.background, view, generator)
+        return replace(found, origins=self._framed(found.origins)).to(self.device)
 
-    def _color(self, rays: _Rays, spread: bool = False) -> Tensor:
+    def _color(self, rays: Rays, spread: bool = False) -> Tensor:
         """Colours [R,3] with a graph; in chunks that are rendered again for their gradient.
 
         spread: a fourth column is `volume.distortion`.
@@ -342,9 +312,9 @@ class NeRF(Volumetric):
         if len(rays.jitter) <= self.chunk or not torch.is_grad_enabled():
             return torch.cat([self._chunk(part, spread) for part in rays.split(self.chunk)])
         parameters = [p for p in self.parameters() if p.requires_grad]
-        return _Recomputed.apply(self, rays, spread, *parameters)
+        return recomputed(lambda part: self._chunk(part, spread), rays, self.chunk, parameters)
 
-    def _chunk(self, rays: _Rays, spread: bool = False) -> Tensor:
+    def _chunk(self, rays: Rays, spread: bool = False) -> Tensor:
         """`_color` of so few rays that they are rendered at once."""
         samples, spots, index = self._marched(rays)
         sigma, values = self.field(spots, rays.directions[index], rays.view[index])
@@ -353,7 +323,7 @@ class NeRF(Volumetric):
             return color
         return torch.cat([color, volume.distortion(samples, sigma)[:, None]], -1)
 
-    def _seen(self, rays: _Rays) -> Tensor:
+    def _seen(self, rays: Rays) -> Tensor:
         """Colour, depth in radii and opacity [R,5]."""
         samples, spots, index = self._marched(rays)
         sigma, values = self.field(spots, rays.directions[index], rays.view[index])
@@ -363,14 +333,14 @@ class NeRF(Volumetric):
         depth = out[:, 3:] / opacity.clamp_min(1e-6)
         return torch.cat([self._over_background(rays, out[:, :3], left), depth, opacity], -1)
 
-    def _over_background(self, rays: _Rays, color: Tensor, left: Tensor) -> Tensor:
+    def _over_background(self, rays: Rays, color: Tensor, left: Tensor) -> Tensor:
         """Colours [R,3], with what is behind everything seen by the light [R] that is left."""
         behind = rays.background
         if self.background == "learned":
             behind = torch.sigmoid(self.background_logit)
         return color + left[:, None] * behind
 
-    def _marched(self, rays: _Rays) -> tuple[volume.Samples, Tensor, Tensor]:
+    def _marched(self, rays: Rays) -> tuple[volume.Samples, Tensor, Tensor]:
         """The samples that count, their places [S,3] in the grids, and their rays [S]."""
         region = self.region
         nears, fars = volume.limits(
@@ -387,7 +357,7 @@ class NeRF(Volumetric):
         return self._lit(rays, samples)
 
     @torch.no_grad()
-    def _lit(self, rays: _Rays, samples: volume.Samples) -> tuple[volume.Samples, Tensor, Tensor]:
+    def _lit(self, rays: Rays, samples: volume.Samples) -> tuple[volume.Samples, Tensor, Tensor]:
         """Leaves out samples that no light reaches; also returns their places and rays."""
         index = samples.rays
         spots = self._spots(rays, samples, index)
@@ -395,7 +365,7 @@ class NeRF(Volumetric):
         lit = volume.visible(samples, sigma, _DARK)
         return samples.keep(lit), spots[lit], index[lit]
 
-    def _spots(self, rays: _Rays, samples: volume.Samples, index: Tensor) -> Tensor:
+    def _spots(self, rays: Rays, samples: volume.Samples, index: Tensor) -> Tensor:
         where = rays.origins[index] + samples.t[:, None] * rays.directions[index]
         return volume.contract(where, self.region.unbounded)
 
@@ -421,33 +391,6 @@ def _check(options: Mapping[str, Any]) -> None:
     for name in ("explore", "density_growth", "distortion", "fit_distortion", "network_lr"):
         if not options.get(name, 0) >= 0:
             raise UserError(f"representation.{name}={options[name]} must not be negative")
-
-
-class _Recomputed(torch.autograd.Function):
-    """Renders without a graph, and again chunk by chunk when the image's gradient is known.
-
-    Memory does not grow with the image: one chunk's graph exists at a time.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, nerf: NeRF, rays: _Rays, spread: bool, *parameters: Tensor) -> Tensor:
-        ctx.nerf, ctx.rays, ctx.spread, ctx.parameters = nerf, rays, spread, parameters
-        with torch.no_grad():
-            return torch.cat([nerf._chunk(part, spread) for part in rays.split(nerf.chunk)])
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        sums = [torch.zeros_like(p) for p in ctx.parameters]
-        chunk = ctx.nerf.chunk
-        for part, upstream in zip(ctx.rays.split(chunk), grads[0].split(chunk), strict=True):
-            with torch.enable_grad():
-                color = ctx.nerf._chunk(part, ctx.spread)
-            found = torch.autograd.grad(color, ctx.parameters, upstream, allow_unused=True)
-            for total, value in zip(sums, found, strict=True):
-                if value is not None:
-                    total += value
-        return None, None, None, *sums
 
 
 def _check_described(options: dict[str, Any], tensors: Mapping[str, Tensor]) -> None:
