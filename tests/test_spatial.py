@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -123,7 +124,7 @@ def test_a_representation_from_outside_goes_through_every_verb(balls: Pds) -> No
     words = ["run=edited", "format=pointcloud", "points=500", "threshold=1", allow]
     answer = balls("export", *words)
     assert answer.code == 0, answer.err
-    cloud = trimesh.load("edited/exports_pointcloud/pointcloud.ply")
+    cloud: Any = trimesh.load("edited/exports_pointcloud/pointcloud.ply")
     assert 100 < len(cloud.vertices) <= 500
     assert balls("export", "run=edited", "format=cameras", allow).code == 0
     mesh = balls("export", "run=edited", "format=mesh", allow, "out=none")
