@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from pds_cli.backbones.embedded import EmbeddedBackbone
 from pds_cli.backbones.mixture import MixtureBackbone
 from pds_cli.backbones.sampling import ddim, ddim_invert
 from pds_cli.backbones.stable_diffusion import StableDiffusion
+from pds_cli.config import composed
 from pds_cli.errors import UserError
 from pds_cli.losses.base import Loss
 from pds_cli.losses.cds import CDS, patch_contrast
@@ -34,7 +34,6 @@ from pds_cli.losses.sdi import SDI
 from pds_cli.losses.sds import SDS
 from pds_cli.losses.sds_bridge import SDSBridge
 from pds_cli.losses.vsd import VSD
-from pds_cli.options.catalogue import conf_dir
 from pds_cli.runs.checkpoint import load_checkpoint
 
 LOSSES: dict[str, Loss] = {
@@ -385,7 +384,7 @@ def test_losses_without_an_inner_loop_call_the_network_once(
 
 def test_published_defaults() -> None:
     """Where the published code calls ω − 1 its guidance, and other values one may slip on."""
-    sd15: Any = OmegaConf.load(conf_dir() / "backbone/sd15.yaml")
+    sd15: Any = composed("edit", ["backbone=sd15"]).backbone
     assert sd15.recommended.guidance.sdi == SDI().inversion_guidance + 15.0 == 8.5
     ranges = {"sdi": (0.25, 0.98), "ism": (0.02, 0.5), "cds": (0.05, 0.95), "ids": (0.05, 0.95)}
     for name, kind in {"sdi": SDI, "ism": ISM, "cds": CDS, "ids": IDS}.items():
@@ -456,22 +455,6 @@ def test_bad_options(make: Any, words: str) -> None:
         make()
 
 
-@pytest.mark.parametrize(
-    "kind", [CSD, NFSD, SDSBridge, DreamCatalyst, ISM, SDI, IDS, CDS, VSD], ids=lambda k: k.__name__
-)
-def test_yaml_names_every_option_with_its_default(kind: type[Loss]) -> None:
-    folder = Path(__file__).parents[1] / "conf" / "loss"
-    name = kind.__module__.rpartition(".")[2]
-    text = (folder / f"{name}.yaml").read_text(encoding="utf-8")
-    assert text.startswith("# ")
-    config = OmegaConf.to_container(OmegaConf.create(text), resolve=True)
-    assert isinstance(config, dict)
-    config.pop("defaults", None)
-    assert config.pop("_target_") == f"{kind.__module__}.{kind.__name__}"
-    tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
-    assert tuples == {f.name: f.default for f in fields(kind)}
-
-
 # ---- the command line ---------------------------------------------------------------------------
 
 NAMES = ["csd", "nfsd", "sds_bridge", "dreamcatalyst", "ism", "sdi", "ids", "cds", "vsd"]
@@ -523,8 +506,8 @@ def test_bad_words_get_a_sentence(pds: Callable, tmp_path: Path, word: str, righ
 
 def test_pds_plus_is_pds_with_falling_timesteps() -> None:
     found: list[Any] = [
-        OmegaConf.to_container(OmegaConf.load(conf_dir() / f"loss/{name}.yaml"))
+        OmegaConf.to_container(composed("edit", [f"loss={name}"]).loss)
         for name in ("pds", "pds_plus")
     ]
-    differ = {key for key in found[0] if found[0][key] != found[1][key]} - {"defaults"}
+    differ = {key for key in found[0] if found[0][key] != found[1][key]}
     assert differ == {"schedule", "identity"} and found[1]["schedule"] == "annealed"

@@ -18,6 +18,7 @@ from PIL import Image
 from rendered_scene import photograph, ring, write_nerfstudio
 
 from pds_cli.benchmarks.published import EditsBenchmark, photo_edits
+from pds_cli.config import composed
 from pds_cli.errors import UserError
 from pds_cli.figures import frontier, paper
 from pds_cli.figures.strips import HEIGHT, write_strips
@@ -357,5 +358,5 @@ def test_the_published_settings() -> None:
 
     base: Any = OmegaConf.load(conf_dir() / "experiment/paper/nerf.yaml")
     assert {"override /backbone": "sd15"} in list(base.defaults)
-    sd15: Any = OmegaConf.load(conf_dir() / "backbone/sd15.yaml").recommended.nerf
+    sd15: Any = composed("edit", ["backbone=sd15"]).backbone.recommended.nerf
     assert (sd15.steps, sd15.guidance.pds) == (30000, 100.0)

@@ -393,11 +393,10 @@ def test_sharded_weights_load_and_a_missing_shard_is_named(copy_of: Callable[[st
 def test_configurations_fit_the_constructor(name: str, pipelines: Saved) -> None:
     from omegaconf import OmegaConf
 
-    file = Path(__file__).parents[1] / "conf" / "backbone" / f"{name}.yaml"
-    assert file.read_text().startswith("# ")
-    config = OmegaConf.create({"device": "cpu", "backbone": OmegaConf.load(file)})
-    options: Any = OmegaConf.to_container(config.backbone, resolve=True)
-    options.pop("defaults", None)
+    from pds_cli.config import composed
+
+    node = composed("edit", [f"backbone={name}", "device=cpu"]).backbone
+    options: Any = OmegaConf.to_container(node, resolve=True)
     assert options.pop("_target_") == "pds_cli.backbones.stable_diffusion.StableDiffusion"
     backbone = StableDiffusion(**{**options, "model": str(pipelines["sd1"][1])})
     assert set(backbone.recommended["guidance"]) == {"sds", "dds", "pds", "sdi"}
