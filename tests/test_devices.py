@@ -22,11 +22,9 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from conftest import ROOT, TINY_MODEL
 from elsewhere import NAME, elsewhere
-from test_nerf import SMALL, Posed
-from test_stable_diffusion import (
+from small_pipelines import (
     LENGTH,
     build_pipeline,
     build_text_encoder,
@@ -34,6 +32,7 @@ from test_stable_diffusion import (
     fill,
     write_tokenizer,
 )
+from test_nerf import SMALL, Posed
 from torch import Tensor
 
 from pds_cli.backbones.base import Backbone, resolve_device
@@ -58,7 +57,8 @@ from pds_cli.metrics.consistency import consistency
 from pds_cli.metrics.lpips import lpips
 from pds_cli.metrics.psnr import psnr
 from pds_cli.metrics.ssim import ssim
-from pds_cli.options.catalogue import conf_dir
+from pds_cli.options.catalogue import shipped_targets
+from pds_cli.options.verbs import FINETUNING
 from pds_cli.pictures.captioned import CaptionedImages
 from pds_cli.pictures.colormap import depth_picture, depth_range
 from pds_cli.pictures.files import write_image
@@ -306,9 +306,9 @@ def edited(
 
 
 LOSSES = {
-    path.stem: target
-    for path in sorted((conf_dir() / "loss").glob("*.yaml"))
-    if (target := yaml.safe_load(path.read_text())["_target_"]).startswith("pds_cli.losses.")
+    options[0]: target
+    for target, options in shipped_targets("loss").items()
+    if target.startswith("pds_cli.losses.")
 }
 QUICK: dict[str, dict[str, Any]] = {
     "sdi": {"inversion_steps": 2, "fixed_point": 1},
@@ -648,7 +648,7 @@ def test_points_of_a_nerf_are_exported(load: Load, tmp_path: Path) -> None:
 
 @beyond
 @pytest.mark.parametrize("kind", ["embedded", "sd1", "sdxl"])
-@pytest.mark.parametrize("method", dreambooth.METHODS)
+@pytest.mark.parametrize("method", FINETUNING)
 def test_finetuning(method: str, kind: str, load: Load, device: str, tmp_path: Path) -> None:
     precision = "auto" if method == "lora" else "float32"
     backbone = load(kind, precision, fresh=True)
