@@ -244,8 +244,6 @@ class Bench:
 
     def measure(self, setting: Setting) -> dict[str, Any]:
         """Milliseconds a step and peak memory of both edits, and the seconds until the first."""
-        if self.cuda:
-            torch.cuda.reset_peak_memory_stats()
         backbone = StableDiffusion(str(self.folder), dtype=setting.dtype, device=self.device)
         if setting.compiled:
             backbone.unet = torch.compile(backbone.unet)
@@ -267,6 +265,8 @@ class Bench:
         backbone: StableDiffusion,
         setting: Setting,
     ) -> dict[str, Any]:
+        if self.cuda:
+            torch.cuda.reset_peak_memory_stats()
         texts = [backbone.encode_prompt([p]) for p in ("a robot", "a man")]
         loss = PDS(guidance=GUIDANCE, source_bank=BANK if setting.bank else None)
         objective = EditObjective(scene, representation, backbone, loss, *texts)

@@ -45,7 +45,7 @@ class There(Tensor):
         found.here = here
         return found
 
-    def __repr__(self, **_: Any) -> str:
+    def __repr__(self, **_: Any) -> str:  # type: ignore[override]
         return f"There({self.here!r})"
 
     @property
