@@ -126,6 +126,8 @@ def _unwrapped(value: Tensor) -> Tensor:
 @contextmanager
 def elsewhere() -> Iterator[None]:
     """Within the block there is the device; it cannot be taken back from torch afterwards."""
+    # torch keeps, by identity, the functions that `with torch.device(…)` speaks to.
+    torch.utils._device._device_constructors()
     if not hasattr(torch, NAME):
         backend_registration._setup_privateuseone_for_python_backend(NAME)
     with (
