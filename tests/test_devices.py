@@ -24,6 +24,7 @@ import pytest
 import torch
 from conftest import ROOT, TINY_MODEL
 from elsewhere import NAME, elsewhere
+from posed_scene import SMALL, Posed
 from small_pipelines import (
     LENGTH,
     build_pipeline,
@@ -32,7 +33,6 @@ from small_pipelines import (
     fill,
     write_tokenizer,
 )
-from test_nerf import SMALL, Posed
 from torch import Tensor
 
 from pds_cli.backbones.base import Backbone, resolve_device

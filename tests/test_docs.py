@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from conftest import ROOT
+from doc_pages import EXTENDING, FENCE, files_of, text_of
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -23,17 +25,10 @@ from pds_cli.overrides import read_command_line
 from pds_cli.verbs.list import verb_names
 from pds_cli.version import __version__
 
-ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
-EXTENDING = ROOT / "docs/extending.md"
 SHELLS = ("bash", "sh", "shell")
-FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # Where a page without a language may write an example with gaps, such as `pds <verb> key=value …`.
 GAPS = ("<", "…")
-
-
-def text_of(page: Path) -> str:
-    return page.read_text(encoding="utf-8")
 
 
 def name_of(page: Path) -> str:
@@ -86,12 +81,6 @@ def commands_of(page: Path) -> list[Command]:
 
 COMMANDS = list(dict.fromkeys(command for page in PAGES for command in commands_of(page)))
 PDS = [command for command in COMMANDS if command.words[0] == "pds"]
-
-
-def files_of(page: Path) -> dict[str, str]:
-    """The files that a page spells out: blocks that begin with ```python file=name."""
-    named = [(re.search(r" file=(\S+)", info), body) for info, body in FENCE.findall(text_of(page))]
-    return {match[1]: body for match, body in named if match}
 
 
 def write_files(page: Path, folder: Path) -> None:

@@ -111,7 +111,7 @@ def test_every_figure_goes_where_it_is_told() -> None:
         if not line.startswith("#")
     ]
     assert [line for line in rules if "outputs/figures" in line] == ["INTO = outputs/figures"]
-    named = [line for line in rules if "docs/" in line]
+    named = [line for line in rules if "docs/" in line and "docs/options.md" not in line]
     assert len(named) == 3, named  # help, the dial's kept numbers, the paper's page
 
 

@@ -1,4 +1,4 @@
-"""A run folder's file names stand once."""
+"""Names of a run folder's files stand once; test modules know nothing of each other."""
 
 from __future__ import annotations
 
@@ -33,3 +33,11 @@ def test_no_module_spells_the_name_of_a_runs_file() -> None:
         fine = set().union(*(OTHERS[part] for part in OTHERS if place.startswith(part)))
         if place != "runs/layout.py":
             assert not (literals(path) & names) - fine, place
+
+
+def test_test_modules_do_not_import_each_other() -> None:
+    for path in sorted((ROOT / "tests").glob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        found = {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+        found |= {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+        assert not [name for name in found if str(name).startswith("test_")], path.name

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_docs import EXTENDING, files_of
+from doc_pages import EXTENDING, files_of
 
 from pds_cli.options.signature import keywords_of
 

@@ -222,7 +222,7 @@ def test_what_can_be_refused_is_refused_before_anything_is_written(
     before = content(".")
     for word, said in {
         "device=cuda": "no CUDA",
-        "lr_schedule=foo": "no learning-rate schedule",
+        "lr_schedule=foo": "choose one of constant, linear, cosine",
         "warmup=-1": "warmup=-1",
         "optimizer.betas=[2,0.9]": "optimizer",
         "logger=tensorboard": "pip install tensorboard",
