@@ -77,7 +77,7 @@ from pds_cli.representations.nerf import volume
 from pds_cli.representations.nerf.encoding import GridLayout, HashGrid
 from pds_cli.representations.nerf.representation import NeRF
 from pds_cli.representations.points import PointsRepresentation
-from pds_cli.representations.spatial import load_spatial
+from pds_cli.representations.spatial import Volumetric, load_spatial
 from pds_cli.representations.svg.representation import SVG
 from pds_cli.results.exporting import write_point_cloud
 from pds_cli.results.outcome import save_views
@@ -628,6 +628,7 @@ def test_a_fit_is_kept_shown_and_exported(load: Load, device: str, tmp_path: Pat
     path = list(render_path(loaded, [view.camera for view in scene.views if view.camera]))
     assert consistency(path, [view.camera for view in scene.views if view.camera]).overlap >= 0
     assert all(part.device.type == "cpu" for part in vars(path[0]).values())
+    assert isinstance(loaded, Volumetric)
     points = torch.rand(5, 3)
     assert loaded.density(points).shape == (5,)
     assert loaded.color(points, torch.nn.functional.normalize(points, dim=-1)).shape == (5, 3)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, get_type_hints
 
@@ -88,12 +88,3 @@ def find(schema: type, key: str) -> Option | None:
         return options_of(schema).get(name)
     table = below(schema, name)
     return find(table, rest) if table else None
-
-
-def choices_of(words: Sequence[str], or_else: str) -> str:
-    """What a key can be, as a list in words.
-
-    >>> choices_of(["a", "b"], ""), choices_of(["a", "b"], "a file")
-    ('a, b', 'a, b or a file')
-    """
-    return ", ".join(words) + (f" or {or_else}" if or_else else "")
