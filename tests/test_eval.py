@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from finished_runs import write_run
 from helpers import SMALL_FIGURINE
 from small_pipelines import LENGTH, fill, write_tokenizer
 from torch import Tensor
@@ -26,7 +27,6 @@ from pds_cli.metrics.lpips import lpips
 from pds_cli.metrics.psnr import psnr
 from pds_cli.metrics.ssim import ssim
 from pds_cli.pages.study import Answer, preferences
-from pds_cli.pictures.files import write_image
 from pds_cli.results.path_rendering import load_result
 from pds_cli.runs.record import RunRecord
 from pds_cli.views.paths import turntable
@@ -75,7 +75,7 @@ def picture(seed: int, side: int = 40) -> Tensor:
     return torch.nn.functional.interpolate(coarse, (side, side), mode="bilinear")[0]
 
 
-def make_run(
+def small_run(
     folder: Path,
     method: str,
     seed: int = 0,
@@ -83,18 +83,14 @@ def make_run(
     settings: dict[str, Any] | None = None,
     **more: Any,
 ) -> Path:
-    """A finished run of one view, as `pds edit` leaves it; `settings` are more of its keys."""
+    """A finished run of one view; `settings` are keys of its own, `more` is in its summary."""
     source = picture(0)
     result = (0.7 * source + 0.3 * picture(seed + 1)).clamp(0, 1)
-    (folder / "renders").mkdir(parents=True)
-    write_image(folder / "renders" / "source_front.png", source)
-    write_image(folder / "renders" / "result_front.png", result)
-    config = {"prompt": prompt, "seed": 0, "scene": {"source_prompt": "a boy"}, **(settings or {})}
-    (folder / "config.yaml").write_text(json.dumps(config))
-    summary: dict[str, Any] = {"verb": "edit", "loss": method, "prompt": prompt}
-    summary |= {"source_prompt": "a boy"}
-    summary |= {"status": "done", "seconds": 2.0 + seed, "memory_mb": 100.0, **more}
-    (folder / "summary.json").write_text(json.dumps(summary))
+    pictures = {"source_front": source, "result_front": result}
+    said = {"prompt": prompt, "scene.source_prompt": "a boy", "out": None, **(settings or {})}
+    found = {"loss": method, "prompt": prompt, "source_prompt": "a boy", **more}
+    found = {"seconds": 2.0 + seed, "memory_mb": 100.0, **found}
+    write_run(folder, pictures, config=said, summary=found)
     return folder
 
 
@@ -143,7 +139,7 @@ def test_a_model_that_is_none_gets_a_sentence(tmp_path: Path) -> None:
 
 def test_scores_of_runs(pds: Callable, tmp_path: Path) -> None:
     for seed, method in enumerate(["sds", "dds", "dds"]):
-        make_run(tmp_path / "runs" / str(seed), method, seed)
+        small_run(tmp_path / "runs" / str(seed), method, seed)
     done = pds("eval", str(tmp_path / "runs"), f"out={tmp_path}/eval")
     assert done.code == 0, done.err
     found = results(tmp_path / "eval")
@@ -169,7 +165,7 @@ def test_scores_of_runs(pds: Callable, tmp_path: Path) -> None:
 def test_clip_scores_name_their_model_and_do_not_mix(
     pds: Callable, clip_folder: Path, tmp_path: Path
 ) -> None:
-    a, b = (make_run(tmp_path / name, name) for name in ("sds", "dds"))
+    a, b = (small_run(tmp_path / name, name) for name in ("sds", "dds"))
     first = pds("eval", f"run={a}", f"clip={clip_folder}", "device=cpu", f"out={tmp_path}/one")
     assert first.code == 0, first.err
     clip = Clip(str(clip_folder), device="cpu")
@@ -195,20 +191,20 @@ def test_clip_scores_name_their_model_and_do_not_mix(
 
 
 def test_damaged_and_unknown_runs_are_named_and_skipped(pds: Callable, tmp_path: Path) -> None:
-    good = make_run(tmp_path / "good", "pds")
-    torn = make_run(tmp_path / "torn", "pds")
+    good = small_run(tmp_path / "good", "pds")
+    torn = small_run(tmp_path / "torn", "pds")
     (torn / "summary.json").write_text('{"verb": "ed')
-    empty = make_run(tmp_path / "empty", "pds")
+    empty = small_run(tmp_path / "empty", "pds")
     (empty / "renders" / "result_front.png").unlink()
-    broken = make_run(tmp_path / "broken", "pds")
+    broken = small_run(tmp_path / "broken", "pds")
     (broken / "renders" / "result_front.png").write_bytes(b"no picture")
-    failed = make_run(tmp_path / "failed", "pds")
+    failed = small_run(tmp_path / "failed", "pds")
     (failed / "error.txt").write_text("the loss became nan\n")
-    make_run(tmp_path / "halted", "pds", status="stopped")
-    make_run(tmp_path / "fitted", "pds", verb="fit")
-    killed = make_run(tmp_path / "killed", "pds")
+    small_run(tmp_path / "halted", "pds", status="stopped")
+    small_run(tmp_path / "fitted", "pds", verb="fit")
+    killed = small_run(tmp_path / "killed", "pds")
     (killed / "summary.json").unlink()
-    bare = make_run(tmp_path / "bare", "pds")
+    bare = small_run(tmp_path / "bare", "pds")
     for name in ("summary.json", "config.yaml"):
         (bare / name).unlink()
     wrong = ("torn", "empty", "broken", "failed", "halted", "fitted", "killed", "bare", "missing")
@@ -227,12 +223,12 @@ def test_damaged_and_unknown_runs_are_named_and_skipped(pds: Callable, tmp_path:
 
 def test_a_sweep_names_its_jobs_that_are_not_done(pds: Callable, tmp_path: Path) -> None:
     for seed, name in enumerate(("done", "stopped", "killed", "failed")):
-        make_run(tmp_path / "sweep" / name, "pds", seed)
+        small_run(tmp_path / "sweep" / name, "pds", seed)
         # What a job fitted first, and what Hydra notes, are no runs of their own.
         for part in ("fit",):
             (tmp_path / "sweep" / name / part).mkdir()
             (tmp_path / "sweep" / name / part / "config.yaml").write_text("prompt: x\n")
-    make_run(tmp_path / "sweep" / "fitted", "none", verb="fit")
+    small_run(tmp_path / "sweep" / "fitted", "none", verb="fit")
     summary = tmp_path / "sweep" / "stopped" / "summary.json"
     summary.write_text(summary.read_text().replace('"done"', '"stopped"'))
     (tmp_path / "sweep" / "killed" / "summary.json").unlink()
@@ -409,10 +405,10 @@ def test_repeated_runs_are_said_to_say_nothing_new() -> None:
 def test_tables_for_spreadsheets_and_latex(pds: Callable, tmp_path: Path) -> None:
     prompt = '[50% of $5, "a_b" & {c}~^\\\nx'
     for seed, method in enumerate(["sds", "dds"]):
-        make_run(tmp_path / method, method, seed, prompt)
+        small_run(tmp_path / method, method, seed, prompt)
         more = {"settings": {"seed": seed + 1}}
-        make_run(tmp_path / f"{method}2", method, seed + 2, prompt, **more)
-        make_run(tmp_path / f"{method}3", method, seed, "a robot")
+        small_run(tmp_path / f"{method}2", method, seed + 2, prompt, **more)
+        small_run(tmp_path / f"{method}3", method, seed, "a robot")
     names = [str(tmp_path / f"{m}{n}") for n in ("", "2", "3") for m in ("sds", "dds")]
     done = pds("eval", *names, "by=[prompt,loss]", f"out={tmp_path}/eval")
     assert done.code == 0, done.err
@@ -473,7 +469,7 @@ def test_a_study_is_blind_and_collects(pds: Callable, tmp_path: Path) -> None:
     folders = []
     for prompt in ("a man", "a robot"):
         for seed, method in enumerate(["sds", "dds", "dreamcatalyst"]):
-            folders.append(make_run(tmp_path / prompt / method, method, seed, prompt))
+            folders.append(small_run(tmp_path / prompt / method, method, seed, prompt))
     folder = tmp_path / "study"
     made = pds("study", *map(str, folders), f"out={folder}")
     assert made.code == 0, made.err
@@ -507,7 +503,7 @@ def swept(folder: Path, **axes: list[Any]) -> list[str]:
     for n, values in enumerate(itertools.product(*axes.values())):
         config = dict(zip(axes, values, strict=True))
         loss, prompt = config.pop("loss", "pds"), config.pop("prompt", "a man")
-        names.append(str(make_run(folder / str(n), loss, n, prompt, settings=config)))
+        names.append(str(small_run(folder / str(n), loss, n, prompt, settings=config)))
     return names
 
 
@@ -553,7 +549,7 @@ def test_a_study_by_one_key_never_pools_the_others(pds: Callable, tmp_path: Path
 
 def test_a_guidance_of_each_loss_goes_along_in_a_study(pds: Callable, tmp_path: Path) -> None:
     names = [
-        str(make_run(tmp_path / loss, loss, n, settings={"guidance": 3 + n, "out": loss}))
+        str(small_run(tmp_path / loss, loss, n, settings={"guidance": 3 + n, "out": loss}))
         for n, loss in enumerate(["dds", "pds"])
     ]
     made = pds("study", *names, "by=method", f"out={tmp_path}/study")

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
-import yaml
+from finished_runs import write_run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
@@ -57,51 +57,25 @@ def drawing(arms: float, hat: bool = False, size: int = 64) -> Image.Image:
     return big.resize((size, size), Image.Resampling.LANCZOS)
 
 
-def make_run(folder: Path, **changes: Any) -> Path:
-    """A run folder as `pds edit` leaves it; `changes` are config keys (loss, guidance, ...)."""
-    config: dict[str, Any] = {
-        "prompt": "a photo of a man raising his arms",
-        "source": None,
-        "guidance": 7.5,
-        "steps": 200,
-        "seed": 0,
-        "device": "cpu",
-        "loss": "pds",
-        "identity": 1.0,
-        "scene": "figurine",
-        "views": ["front"],
-        "frames": 17,
-    }
-    config |= changes
-    loss, scene, views = config["loss"], config["scene"], config.pop("views")
-    frames, identity = config.pop("frames"), config.pop("identity")
-    config["loss"] = {
-        "_target_": f"pds_cli.losses.{loss}.{loss.upper()}",
-        "timesteps": [0.02, 0.98],
-    }
-    if loss == "pds":
-        config["loss"] |= {"identity": identity, "coefficients": "published"}
-    config["scene"] = {"_target_": "pds_cli.scenes.figurine.Figurine", "which": scene}
-    config["backbone"] = {"_target_": "pds_cli.backbones.toybox.Toybox", "dtype": "float32"}
-    config["representation"] = {"_target_": "pds_cli.representations.image.ImageRepresentation"}
-    renders = folder / "renders"
-    renders.mkdir(parents=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump(config, allow_unicode=True), "utf-8")
-    strength = config["guidance"] / (config["guidance"] + 12)
+def long_run(folder: Path, **changes: Any) -> Path:
+    """An edit of 200 steps that follows its prompt the better, the higher the guidance.
+
+    changes: keys of its config; `loss` and `scene` are options, `identity` is the loss's, `views`
+        names of views, and `frames` how many pictures of the way each has.
+    """
+    loss, views = changes.pop("loss", "pds"), changes.pop("views", ["front"])
+    frames, identity = changes.pop("frames", 17), changes.pop("identity", 1.0)
+    scene, guidance = changes.pop("scene", "figurine"), changes.setdefault("guidance", 7.5)
+    config = {"steps": 200, "out": None, "loss.guidance": guidance, **changes}
+    config |= {"loss.identity": identity} if loss == "pds" else {}
+    strength = guidance / (guidance + 12)
+    pictures = {}
     for view in views:
-        drawing(0).save(renders / f"source_{view}.png")
-        drawing(strength).save(renders / f"result_{view}.png")
-        drawing(1).save(renders / f"truth_{view}.png")
+        pictures[f"source_{view}"], pictures[f"truth_{view}"] = drawing(0), drawing(1)
+        pictures[f"result_{view}"] = drawing(strength)
         for i in range(frames):
             step = i * 200 // max(1, frames - 1)
-            drawing(strength * i / frames).save(renders / f"edit_{step:06d}_{view}.png")
-    lines = []
-    for step in range(1, 201):
-        loss_value = 4 * math.exp(-step / 60) + 0.4 + 0.3 * math.sin(step * 1.7)
-        norm = 0.02 * math.exp(-step / 80) * (1 + 0.5 * math.sin(step * 2.3))
-        lines.append(json.dumps({"stage": "edit", "step": step, "loss": loss_value, "lr": 0.01,
-                                 "grad_norm": norm}))  # fmt: skip
-    (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+            pictures[f"edit_{step:06d}_{view}"] = drawing(strength * i / frames)
     metrics = {
         "psnr_source": 31.2 - strength * 9,
         "ssim_source": 0.97 - strength * 0.1,
@@ -110,21 +84,17 @@ def make_run(folder: Path, **changes: Any) -> Path:
         "ssim_truth": 0.81 + strength * 0.1,
         "lpips_truth": 0.19 - strength * 0.11,
     }
-    summary = {
-        "verb": "edit",
-        "scene": scene,
-        "loss": loss,
-        "prompt": config["prompt"],
-        "source_prompt": "a photo of a man next to a yellow ball",
-        "seconds": 41.3,
-        "steps": 200,
-        "metrics": metrics,
-        "status": "done",
-    }
-    (folder / "summary.json").write_text(json.dumps(summary), "utf-8")
-    versions = {"pds": "0.1.0", "python": "3.11.2", "torch": "2.13.0", "diffusers": "0.40"}
-    environment = {"versions": versions, "device": "cpu", "seed": config["seed"]}
-    (folder / "environment.json").write_text(json.dumps(environment))
+    summary = {"scene": scene, "seconds": 41.3, "steps": 200, "metrics": metrics}
+    summary |= {"source_prompt": "a photo of a man next to a yellow ball"}
+    summary |= {"prompt": changes["prompt"]} if "prompt" in changes else {}
+    write_run(folder, pictures, loss=loss, config=config, summary=summary)
+    lines = []
+    for step in range(1, 201):
+        loss_value = 4 * math.exp(-step / 60) + 0.4 + 0.3 * math.sin(step * 1.7)
+        norm = 0.02 * math.exp(-step / 80) * (1 + 0.5 * math.sin(step * 2.3))
+        lines.append(json.dumps({"stage": "edit", "step": step, "loss": loss_value, "lr": 0.01,
+                                 "grad_norm": norm}))  # fmt: skip
+    (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     return folder
 
 
@@ -133,7 +103,7 @@ def make_sweep(folder: Path, **axes: list[Any]) -> list[Path]:
     jobs: list[dict[str, Any]] = [{}]
     for key, values in axes.items():
         jobs = [{**job, key: value} for job in jobs for value in values]
-    return [make_run(folder / str(i), **job, frames=2) for i, job in enumerate(jobs)]
+    return [long_run(folder / str(i), **job, frames=2) for i, job in enumerate(jobs)]
 
 
 class Page(HTMLParser):
@@ -211,7 +181,7 @@ def check_self_contained(page: Page, links: bool = False) -> None:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    return make_run(tmp_path / "run")
+    return long_run(tmp_path / "run")
 
 
 # ---------------------------------------------------------------------------- the report
@@ -260,7 +230,7 @@ def test_report_is_written_atomically_and_again(run: Path) -> None:
 
 
 def test_hostile_text_stays_text(tmp_path: Path) -> None:
-    folder = make_run(tmp_path / "<b>&run", prompt=NASTY, frames=2)
+    folder = long_run(tmp_path / "<b>&run", prompt=NASTY, frames=2)
     lines: list[dict[str, Any]] = [
         {"stage": "</script><script>alert(1)</script>", "step": i, "loss": i} for i in (1, 2)
     ]
@@ -331,7 +301,7 @@ def test_a_stopped_run_shows_its_latest_render(run: Path) -> None:
 
 
 def test_several_views_and_stages(tmp_path: Path) -> None:
-    folder = make_run(tmp_path / "run", views=["front", "left_0", "back"], frames=3)
+    folder = long_run(tmp_path / "run", views=["front", "left_0", "back"], frames=3)
     drawing(0).save(folder / "renders" / "fit_000010_left_0.png")
     page = Page(write_report(folder))
     assert [a["data-view"] for a in page.all("button")] == ["0", "1", "2"]
@@ -495,8 +465,8 @@ def test_more_than_two_keys_join_into_row_labels(tmp_path: Path) -> None:
 
 
 def test_keys_of_a_group_count_only_if_swept_on_their_own(tmp_path: Path) -> None:
-    runs = [make_run(tmp_path / "s", loss="sds", guidance=10.0, frames=1)]
-    runs += [make_run(tmp_path / f"p{i}", guidance=30.0, identity=i, frames=1) for i in (0.5, 2.0)]
+    runs = [long_run(tmp_path / "s", loss="sds", guidance=10.0, frames=1)]
+    runs += [long_run(tmp_path / f"p{i}", guidance=30.0, identity=i, frames=1) for i in (0.5, 2.0)]
     nodes = all_settings([read_run(path) for path in runs])
     plan = make_plan(nodes, None, None)
     assert sorted(plan.rows + plan.columns) == ["loss", "loss.identity"]
@@ -510,7 +480,7 @@ def test_keys_of_a_group_count_only_if_swept_on_their_own(tmp_path: Path) -> Non
 
 def test_each_loss_with_its_own_guidance_is_one_axis(tmp_path: Path) -> None:
     pairs = [("sds", 7.5), ("dds", 10.0), ("pds", 30.0)]
-    runs = [make_run(tmp_path / loss, loss=loss, guidance=g, frames=1) for loss, g in pairs]
+    runs = [long_run(tmp_path / loss, loss=loss, guidance=g, frames=1) for loss, g in pairs]
     columns, rows = grid_texts(Page(write_comparison(runs, tmp_path)))
     assert columns[1:4] == ["SDS", "DDS", "PDS"] and rows == []
 
@@ -543,7 +513,7 @@ def test_what_changes_no_result_is_no_setting(tmp_path: Path) -> None:
     free: dict[str, Any] = {
         key: f"{key}_b" for key in FREE if key not in ("logger", "allow_modules")
     }
-    runs = [make_run(tmp_path / "a", frames=1), make_run(tmp_path / "b", frames=1, **free)]
+    runs = [long_run(tmp_path / "a", frames=1), long_run(tmp_path / "b", frames=1, **free)]
     assert differing_keys(all_settings([read_run(path) for path in runs])) == []
     page = Page(write_comparison(runs, tmp_path / "page"))
     assert grid_texts(page)[0] == ["source", "a", "b", "true edit"]
@@ -580,7 +550,7 @@ def test_runs_that_hold_almost_nothing(tmp_path: Path) -> None:
 
 
 def test_one_run_and_equal_runs(tmp_path: Path) -> None:
-    one, two = make_run(tmp_path / "one", frames=1), make_run(tmp_path / "two", frames=1)
+    one, two = long_run(tmp_path / "one", frames=1), long_run(tmp_path / "two", frames=1)
     columns, rows = grid_texts(Page(write_comparison([one, one], tmp_path)))
     assert columns == ["source", "one", "true edit"] and rows == []
     page = Page(write_comparison([one, two], tmp_path, title="Twice"))
@@ -604,11 +574,11 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
         write_comparison([], tmp_path)
     (tmp_path / "other").mkdir()
     with pytest.raises(UserError, match="no run folder"):
-        write_comparison([make_run(tmp_path / "run", frames=1), tmp_path / "other"], tmp_path)
+        write_comparison([long_run(tmp_path / "run", frames=1), tmp_path / "other"], tmp_path)
 
 
 def test_odd_folder_names_are_linked(tmp_path: Path) -> None:
-    folder = make_run(tmp_path / 'loss=pds,a b?#%é:"<', frames=1)
+    folder = long_run(tmp_path / 'loss=pds,a b?#%é:"<', frames=1)
     write_report(folder)
     page_path = write_comparison([folder], tmp_path / "deep" / "er" / "x.html")
     page = Page(page_path)
