@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -60,7 +60,7 @@ def cameras(draw: st.DrawFn, lenses: st.SearchStrategy[Lens | None] | None = Non
     )
     position = torch.tensor(draw(st.tuples(NUMBER, NUMBER, NUMBER)), dtype=torch.float64)
     width, height = draw(st.integers(8, 60)), draw(st.integers(8, 60))
-    return Camera(
+    camera = Camera(
         torch.cat([rotation_of(quaternion), 5 * position[:, None]], -1),
         fx=width * draw(st.floats(0.45, 3)),
         fy=height * draw(st.floats(0.45, 3)),
@@ -70,6 +70,21 @@ def cameras(draw: st.DrawFn, lenses: st.SearchStrategy[Lens | None] | None = Non
         height=height,
         distortion=draw(lenses) if lenses is not None else None,
     )
+    assume(camera.distortion is None or corner_of(camera) < 0.95 * edge_of(camera.distortion))
+    return camera
+
+
+def corner_of(camera: Camera) -> float:
+    """How far the corner is that lies farthest from the axis, in focal lengths."""
+    across = max(camera.cx, camera.width - camera.cx) / camera.fx
+    down = max(camera.cy, camera.height - camera.cy) / camera.fy
+    return math.hypot(across, down)
+
+
+def edge_of(lens: Lens) -> float:
+    """Where the lens shows what is 1.6 focal lengths from the axis; it may fold beyond."""
+    k1, k2, _, _, k3, k4 = lens
+    return 1.6 * (1 + k1 * 1.6**2 + k2 * 1.6**4 + k3 * 1.6**6 + k4 * 1.6**8)
 
 
 def a_camera(**changes: Any) -> Camera:
