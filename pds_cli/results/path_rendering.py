@@ -13,6 +13,7 @@ from pds_cli.pictures.colormap import depth_picture, depth_range
 from pds_cli.pictures.files import write_image
 from pds_cli.pictures.video import write_video
 from pds_cli.progress import Progress
+from pds_cli.representations.base import Representation
 from pds_cli.representations.spatial import Spatial, load_spatial
 from pds_cli.runs.outputs import result_of
 from pds_cli.views.cameras import Camera
@@ -90,6 +91,13 @@ def write_turntable(
     cameras = turntable(train, representation.region, frames=frames, size=size, **options)
     seen = render_path(representation, cameras, stem.name)
     return write_video(stem, [_bytes(rendering.rgb) for rendering in seen], fps)
+
+
+def film(stem: Path, representation: Representation, frames: int) -> list[Path]:
+    """A turntable of so many frames, see `write_turntable`; nothing of what is flat, or for 0."""
+    if not frames or not isinstance(representation, Spatial):
+        return []
+    return write_turntable(stem, representation, frames=frames)
 
 
 def _bytes(image: Tensor) -> Tensor:

@@ -162,13 +162,10 @@ def _fit(cfg: DictConfig, run: RunFolder, edit: Edit) -> None:
 
 
 def _film(cfg: DictConfig, run: RunFolder, representation: Representation, name: Path) -> None:
-    """A turntable of a 3D representation, among the run's exports."""
-    from pds_cli.representations.spatial import Spatial
-    from pds_cli.results.path_rendering import write_turntable
+    """A turntable among the run's exports, of what is in 3D."""
+    from pds_cli.results.path_rendering import film
 
-    if cfg.turntable and isinstance(representation, Spatial):
-        stem = (run.path / name).with_suffix("")
-        write_turntable(stem, representation, frames=cfg.turntable)
+    film((run.path / name).with_suffix(""), representation, cfg.turntable)
 
 
 def _trainer(cfg: DictConfig, run: RunFolder, stages: list[Stage], logger: Any) -> Trainer:
