@@ -253,6 +253,12 @@ def _literal(key: str, value: Any) -> str:
     )
 
 
+def quoted_words(words: Sequence[str], verb: str) -> list[str]:
+    """The words of a verb's command line as Hydra gets and keeps them, without a sweep."""
+    free = FreeText(verb, words)
+    return [quote_free_text(word, free_text=free) for word in words]
+
+
 def quote_free_text(override: str, sweep: bool = False, free_text: FreeText = FREE_TEXT) -> str:
     """`key=value` with the value quoted for Hydra where the key holds free text.
 

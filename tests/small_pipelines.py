@@ -67,7 +67,7 @@ def build_text_encoder(kind: str, vocab: int, second: bool = False) -> Any:
     return fill((CLIPTextModelWithProjection if second else CLIPTextModel)(config), 3 + second)
 
 
-def build_unet(kind: str) -> Any:
+def build_unet(kind: str, **more: Any) -> Any:
     from diffusers import UNet2DConditionModel
 
     options: dict[str, Any] = {"cross_attention_dim": 16}
@@ -88,6 +88,7 @@ def build_unet(kind: str) -> Any:
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
         use_linear_projection=kind != "sd1",
         **options,
+        **more,
     )
     return fill(unet, 1)
 
@@ -140,6 +141,29 @@ def build_pipeline(kind: str, folder: Path) -> Any:
     return StableDiffusionPipeline(
         **parts,
         scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def build_instruct_pipeline(folder: Path) -> Any:
+    """A pipeline whose UNet sees a source image beside the noisy one."""
+    from diffusers import DDIMScheduler, StableDiffusionInstructPix2PixPipeline
+
+    tokenizer = write_tokenizer(folder / "tokenizer")
+    return StableDiffusionInstructPix2PixPipeline(
+        vae=build_vae(),
+        unet=build_unet("sd1", in_channels=8),
+        tokenizer=tokenizer,
+        text_encoder=build_text_encoder("sd1", len(tokenizer)),
+        scheduler=DDIMScheduler(
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            clip_sample=False,
+            timestep_spacing="trailing",
+        ),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,

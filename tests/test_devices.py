@@ -27,9 +27,8 @@ from elsewhere import NAME, elsewhere
 from posed_scene import SMALL, Posed
 from small_pipelines import (
     LENGTH,
+    build_instruct_pipeline,
     build_pipeline,
-    build_text_encoder,
-    build_vae,
     fill,
     write_tokenizer,
 )
@@ -146,38 +145,6 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
 # --- small models --------------------------------------------------------------------------------
 
 
-def _instruct_pipeline(folder: Path) -> Any:
-    """A pipeline whose UNet sees a source image beside the noisy one."""
-    from diffusers import (
-        DDIMScheduler,
-        StableDiffusionInstructPix2PixPipeline,
-        UNet2DConditionModel,
-    )
-
-    tokenizer = write_tokenizer(folder / "tokenizer")
-    unet = UNet2DConditionModel(
-        sample_size=8,
-        in_channels=8,
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        norm_num_groups=4,
-        attention_head_dim=4,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=16,
-    )
-    return StableDiffusionInstructPix2PixPipeline(
-        vae=build_vae(),
-        text_encoder=build_text_encoder("sd1", len(tokenizer)),
-        tokenizer=tokenizer,
-        unet=fill(unet, 1),
-        scheduler=DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-
-
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
     """The folder of a tiny model by its kind, written when it is first asked for."""
@@ -186,7 +153,11 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
     def folder(kind: str) -> str:
         if kind not in written:
             where, parts = root / kind, root / f"{kind}_parts"
-            whole = _instruct_pipeline(parts) if kind == "instruct" else build_pipeline(kind, parts)
+            whole = (
+                build_instruct_pipeline(parts)
+                if kind == "instruct"
+                else build_pipeline(kind, parts)
+            )
             whole.save_pretrained(where)
             written[kind] = str(where)
         return written[kind]

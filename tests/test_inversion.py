@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import OmegaConf
-from small_pipelines import LENGTH, build_text_encoder, build_vae, fill, write_tokenizer
+from small_pipelines import LENGTH, build_instruct_pipeline
 from torch import Tensor
 
 from pds_cli.backbones.embedded import EmbeddedBackbone
@@ -164,42 +164,8 @@ def test_an_option_out_of_range_is_refused(
 @pytest.fixture(scope="module")
 def instruct(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
     """A tiny random pipeline whose UNet sees two latents, saved in diffusers format."""
-    from diffusers import (
-        DDIMScheduler,
-        StableDiffusionInstructPix2PixPipeline,
-        UNet2DConditionModel,
-    )
-
     root = tmp_path_factory.mktemp("instruct")
-    tokenizer = write_tokenizer(root / "tokenizer")
-    unet = UNet2DConditionModel(
-        sample_size=8,
-        in_channels=8,
-        out_channels=4,
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        norm_num_groups=4,
-        attention_head_dim=4,
-        cross_attention_dim=16,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-    )
-    pipeline: Any = StableDiffusionInstructPix2PixPipeline(
-        vae=build_vae(),
-        unet=fill(unet, 1),
-        tokenizer=tokenizer,
-        text_encoder=build_text_encoder("sd1", len(tokenizer)),
-        scheduler=DDIMScheduler(
-            beta_start=0.00085,
-            beta_end=0.012,
-            beta_schedule="scaled_linear",
-            clip_sample=False,
-            timestep_spacing="trailing",
-        ),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+    pipeline = build_instruct_pipeline(root)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.save_pretrained(root / "model")
     return pipeline, root / "model"

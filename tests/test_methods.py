@@ -191,7 +191,7 @@ def test_ids_brings_the_source_to_its_own_estimate(backbone: MixtureBackbone) ->
     start = backbone.add_noise(p["x0_src"], p["t"], p["eps"])
     assert float(off(noisy["src"])) < float(off(start)) - 0.02
     torch.testing.assert_close(backbone.add_noise(p["x0_src"], p["t"], eps), noisy["src"])
-    slope = loss._slope(inputs, start, bar)
+    slope = loss._slope(inputs, start)
     for index in range(4):
         step = torch.zeros(4, dtype=torch.float64)
         step[index] = 1e-6

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pds_cli.errors import UserError, did_you_mean
-from pds_cli.overrides import quote_free_text
+from pds_cli.overrides import quoted_words
 from pds_cli.reading import read_object
 from pds_cli.runs import layout
 from pds_cli.runs.folder import RunFolder, megabytes
@@ -92,7 +92,11 @@ def edit_job(words: Sequence[str], run: RunFolder) -> dict[str, float]:
         UserError: the job failed, or was killed.
     """
     card, summary = card_of(run.path), read_object(run.path / layout.SUMMARY)
-    same = card is not None and card.get("verb") == "edit" and _words(card) == _quoted(words)
+    same = (
+        card is not None
+        and card.get("verb") == "edit"
+        and _words(card) == quoted_words(words, "edit")
+    )
     if not (same and summary.get("status") == "done"):
         if Claim.current:
             adopt(run.path, Claim.current[-1].folder)
@@ -104,11 +108,6 @@ def edit_job(words: Sequence[str], run: RunFolder) -> dict[str, float]:
         summary = read_object(run.path / layout.SUMMARY)
     memory = float(read_object(run.path / JOB_FILE).get("memory_mb", 0.0))
     return {"seconds": float(summary.get("seconds", 0.0)), "memory_mb": memory}
-
-
-def _quoted(words: Sequence[str]) -> list[str]:
-    """Words as Hydra keeps them."""
-    return [quote_free_text(word) for word in words]
 
 
 def _words(card: Mapping[str, Any]) -> list[str]:

@@ -24,7 +24,7 @@ from pds_cli.losses.base import Loss
 from pds_cli.options.catalogue import conf_dir
 from pds_cli.options.checks import validate
 from pds_cli.options.job import key_of
-from pds_cli.overrides import quote_free_text
+from pds_cli.overrides import quoted_words
 from pds_cli.training.settings import with_recommended
 from pds_cli.training.stages import configured_editor
 
@@ -102,7 +102,7 @@ def _method(
     with _hydra():
         cfg = compose(
             "edit",
-            [quote_free_text(word) for word in ("prompt=of each case", *given, *words)],
+            quoted_words(["prompt=of each case", *given, *words], "edit"),
             return_hydra_config=True,
         )
     choices = dict(cfg.hydra.runtime.choices)

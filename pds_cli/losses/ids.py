@@ -45,20 +45,19 @@ class IDS(Loss):
         """x_t of both images with the noise ε*, and ε*."""
         backbone, t = inputs.backbone, inputs.t
         x0_src, x0_tgt = inputs.images["src"], inputs.images["tgt"]
-        bar = backbone.schedule.alpha_bar(t, x0_src)
         x_t = backbone.add_noise(x0_src, t, inputs.eps)
         for _ in range(self.iterations):
-            x_t = x_t - self.scale * self._slope(inputs, x_t, bar)
-        eps = (x_t - bar.sqrt() * x0_src) / (1 - bar).sqrt()
+            x_t = x_t - self.scale * self._slope(inputs, x_t)
+        eps = backbone.schedule.to_eps(x0_src, x_t, t, "sample")
         return {"src": x_t, "tgt": backbone.add_noise(x0_tgt, t, eps)}, eps
 
-    def _slope(self, inputs: Inputs, x_t: Tensor, bar: Tensor) -> Tensor:
+    def _slope(self, inputs: Inputs, x_t: Tensor) -> Tensor:
         """The derivative of ‖x_0^src − x̂_0(x_t)‖, sample by sample, in x_t [B,C,h,w]."""
         with torch.enable_grad():
             x = x_t.detach().requires_grad_()
             omega = self._omega(source=True)
             eps = inputs.backbone.predict_noise(x, inputs.t, inputs.texts["src"], omega)
-            clean = (x - (1 - bar).sqrt() * eps) / bar.sqrt()
+            clean = inputs.backbone.schedule.to_x0(eps, x, inputs.t)
             off = (inputs.images["src"] - clean).flatten(1).norm(dim=1)
             return torch.autograd.grad(off.sum(), x)[0]
 

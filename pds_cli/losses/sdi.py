@@ -63,8 +63,7 @@ class SDI(Loss):
             backbone, x0, t, text, steps=self.inversion_steps, guidance=omega,
             eta=self.inversion_eta, generator=inner_generator(inputs.eps),
         )  # fmt: skip
-        bar = backbone.schedule.alpha_bar(t, x0)
-        kappa = (x_t - bar.sqrt() * x0) / (1 - bar).sqrt()
+        kappa = backbone.schedule.to_eps(x0, x_t, t, "sample")
         for _ in range(self.fixed_point):
             kappa = backbone.predict_noise(x_t, t, text, omega).to(x0)
             x_t = backbone.add_noise(x0, t, kappa)

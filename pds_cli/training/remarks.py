@@ -37,8 +37,7 @@ def remarks(
         found = next((each for each in idle if within(name, [each.key])), None)
         if found is None or word == "turntable=0":  # which scripts say for all kinds of scenes
             continue
-        other = OmegaConf.select(cfg, found.instead, default=idle) if found.instead else idle
-        instead = "" if other is idle else f"; its own is {found.instead}"
+        instead = f"; its own is {found.instead}" if _has(cfg, found.instead) else ""
         yield f"{found.because or who} looks at no {word}{instead}"
     yield from _without_a_prompt(cfg, given, [each.key for each in idle])
 
@@ -48,6 +47,11 @@ def _idle(cfg: DictConfig, objective: Objective, representation: Representation)
     if not cfg.early_stop.patience:
         found.append(Idle("early_stop.min_delta", "early_stop.patience=0"))
     return found
+
+
+def _has(cfg: DictConfig, key: str) -> bool:
+    group, _, name = key.rpartition(".")
+    return bool(key) and name in cfg[group]
 
 
 def _without_a_prompt(cfg: DictConfig, given: dict[str, str], idle: Sequence[str]) -> Iterator[str]:
