@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pds_cli.backbones.schedule import Schedule
 from pds_cli.errors import UserError
+from pds_cli.views.view import View
 
 
 def check_finite(module: torch.nn.Module) -> None:
@@ -141,6 +142,13 @@ class Backbone(torch.nn.Module, ABC):
         None, unless its vocabulary is closed.
         """
         return {}
+
+    def seen_from(self, text: Text, view: View) -> Text:
+        """What encoded prompts mean for a picture of `view`, with the same batch.
+
+        The text as it is, unless the backbone knows from where it looks.
+        """
+        return text
 
     @abstractmethod
     def predict_eps(self, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:

@@ -167,6 +167,11 @@ class DatasetUpdateObjective(Objective):
         own = self.initial == "source" and index not in self._edited
         return self.views[index] if own else replace(self.views[index], alpha=None)
 
+    def texts(self, view: View) -> tuple[Text, Text | None]:
+        """The target's and the source's prompt for a picture of `view`."""
+        seen_from, source = self.backbone.seen_from, self.text_src
+        return seen_from(self.text_tgt, view), None if source is None else seen_from(source, view)
+
     @torch.no_grad()
     def _redraw(self, index: int, generator: torch.Generator) -> None:
         view = self.views[index]
@@ -181,8 +186,7 @@ class DatasetUpdateObjective(Objective):
             self.backbone,
             image,
             resize(source.to(image), *image.shape[-2:])[None],
-            self.text_tgt,
-            self.text_src,
+            *self.texts(view),
             generator=generator,
         )
         if self.keep_detail:

@@ -92,7 +92,7 @@ class EditObjective(Objective):
         draws = self.batch_size
         latents = [x0, self.source_latent(view)]
         x0_tgt, x0_src = (x.repeat(draws, *[1] * (x.ndim - 1)) for x in latents)
-        texts = [self.text_tgt, self.text_src]
+        texts = self.texts(view)
         text_tgt, text_src = (Text.cat([text.expand(len(x0))] * draws) for text in texts)
         args = (self.backbone, x0_tgt, x0_src, text_tgt, text_src)
         if not self.distillation.source_bank:
@@ -100,13 +100,18 @@ class EditObjective(Objective):
         t, eps, eps_src = self._bank(view).draw(draws, progress, generator)
         return self.distillation.evaluate(*args, t=t, eps=eps, eps_src=eps_src, progress=progress)
 
+    def texts(self, view: View) -> tuple[Text, Text]:
+        """The target's and the source's prompt for a picture of `view`."""
+        seen_from = self.backbone.seen_from
+        return seen_from(self.text_tgt, view), seen_from(self.text_src, view)
+
     def _bank(self, view: View) -> SourceBank:
         if view.name not in self._banks:
             self._banks[view.name] = SourceBank(
                 self.distillation,
                 self.backbone,
                 self.source_latent(view),
-                self.text_src,
+                self.texts(view)[1],
                 seed=self.seed,
                 view=view.name,
             )

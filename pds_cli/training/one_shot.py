@@ -12,6 +12,7 @@ from pds_cli.editors.base import Editor, check_draws_images
 from pds_cli.representations.base import Representation
 from pds_cli.scenes.base import Scene
 from pds_cli.training.trainer import Idle, Objective
+from pds_cli.views.view import View
 
 
 class EditorObjective(Objective):
@@ -52,6 +53,11 @@ class EditorObjective(Objective):
     def begin(self) -> None:
         self.representation.begin_edit()
 
+    def texts(self, view: View) -> tuple[Text, Text | None]:
+        """The target's and the source's prompt for a picture of `view`."""
+        seen_from, source = self.backbone.seen_from, self.text_src
+        return seen_from(self.text_tgt, view), None if source is None else seen_from(source, view)
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         return self.representation.parameter_groups()
 
@@ -64,7 +70,7 @@ class EditorObjective(Objective):
             with torch.no_grad():
                 image = self.representation.render(view).detach()
                 edited = self.editor.edit(
-                    self.backbone, image, image, self.text_tgt, self.text_src, generator=generator
+                    self.backbone, image, image, *self.texts(view), generator=generator
                 )
             self.representation.show(view, edited)
             moved.append(float((edited - image).square().mean().sqrt()))
