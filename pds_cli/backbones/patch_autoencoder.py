@@ -96,16 +96,71 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
             whiten: 0 keeps each component's spread, 1 makes all spreads equal; the latents are
                 then scaled to unit mean variance.
         """
-        patches = F.pixel_unshuffle(images, self._patch).movedim(1, -1).flatten(0, -2).double()
-        mean = patches.mean(0)
-        values, vectors = torch.linalg.eigh(torch.cov((patches - mean).T))
-        kept = self.encoder.shape[0]
-        std = values.flip(0)[:kept].clamp_min(1e-12).sqrt()
-        basis = vectors.flip(1)[:, :kept].T
-        # The sign of an eigenvector is arbitrary: fix it, so that every machine gets one answer.
-        basis = basis * basis.gather(1, basis.abs().argmax(1, keepdim=True)).sign()
+        mean, covariance = self._moments(images)
+        std, basis = _components(covariance, self.encoder.shape[0])
         gain = std.pow(-whiten)
-        gain = gain / (gain * std).square().mean().sqrt()
+        self._set(mean, gain[:, None] / (gain * std).square().mean().sqrt() * basis)
+
+    @torch.no_grad()
+    def grow_components(
+        self, former: PatchAutoencoder, images: Tensor, whiten: float = 0.5
+    ) -> None:
+        """Sets the linear maps so that the first channels are another autoencoder's latents.
+
+        Those of the same picture at the size that `former` knows: averaged down by p / p_former.
+        The channels that are left hold principal components of what those do not tell, scaled by
+        the law that `former`'s follow. So a network that knows `former`'s latents knows these in
+        part. (Growing by resolution: Karras et al., Progressive GAN, arXiv 1710.10196.)
+
+        Args:
+            former: with patches smaller by a power of two, and fewer channels or as many.
+            images: [N,3,H,W] in [−1,1], to find what is left in.
+            whiten: that of `former`.
+
+        Raises:
+            ValueError: its patches or channels do not fit.
+        """
+        times, remainder = divmod(self._patch, former._patch)
+        kept = len(former.encoder)
+        if remainder or times < 1 or kept > len(self.encoder):
+            raise ValueError("latents grow from smaller patches, and to more channels")
+        mean, covariance = self._moments(images)
+        down = _averaging(former._patch, times).to(mean)
+        known = former.encoder.double() @ down
+        # The former mean where the former latents look, so that they are exactly what they were.
+        mean = mean + times**2 * down.T @ (former.mean.double() - down @ mean)
+        outside = torch.eye(len(mean)).to(mean) - torch.linalg.pinv(known) @ known
+        std, basis = _components(outside @ covariance @ outside, len(self.encoder) - kept)
+        # In a patch of the former's size the same picture has a spread `times` smaller.
+        norm, first = former.encoder[0].double().norm(), known[0]
+        first_std = (first @ covariance @ first).sqrt() / norm
+        gain = norm * (std / times / first_std).pow(-whiten) / times
+        self._set(mean, torch.cat([known, gain[:, None] * basis]))
+
+    def _moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean [3p²] and covariance [3p²,3p²] of the patches, in double precision."""
+        patches = F.pixel_unshuffle(images, self._patch).movedim(1, -1).flatten(0, -2)
+        mean = patches.mean(0, dtype=torch.float64)
+        return mean, torch.cov((patches - mean.to(patches)).T).double()
+
+    def _set(self, mean: Tensor, encoder: Tensor) -> None:
         self.mean.copy_(mean)
-        self.encoder.copy_(gain[:, None] * basis)
-        self.decoder.copy_(basis.T / gain)
+        self.encoder.copy_(encoder)
+        self.decoder.copy_(torch.linalg.pinv(encoder))
+
+
+def _components(covariance: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Spreads [K] and directions [K,D] of the leading principal components."""
+    values, vectors = torch.linalg.eigh(covariance)
+    std = values.flip(0)[:count].clamp_min(1e-12).sqrt()
+    basis = vectors.flip(1)[:, :count].T
+    # The sign of an eigenvector is arbitrary: fix it, so that every machine gets one answer.
+    return std, basis * basis.gather(1, basis.abs().argmax(1, keepdim=True)).sign()
+
+
+def _averaging(patch: int, times: int) -> Tensor:
+    """The matrix [3p²,3(p·times)²] that averages a patch down, in `pixel_unshuffle`'s order."""
+    side = patch * times
+    units = torch.eye(3 * side * side).view(-1, 3 * side * side, 1, 1)
+    small = F.avg_pool2d(F.pixel_shuffle(units, side), times)
+    return F.pixel_unshuffle(small, patch)[:, :, 0, 0].T

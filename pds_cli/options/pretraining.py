@@ -23,7 +23,7 @@ from pds_cli.options.ranges import (
     Range,
     whole,
 )
-from pds_cli.options.verbs import ResumableConfig
+from pds_cli.options.verbs import PRECISION_HELP, PRECISIONS, ResumableConfig
 
 STAGES = ("probe", "decode", "denoise", "similarity")
 
@@ -153,6 +153,7 @@ class PretrainConfig(ResumableConfig):
     similarity: PretrainStageConf = option(
         "training of the likeness of pictures and captions, for icons", PretrainStageConf
     )
+    precision: str = option(PRECISION_HELP, "auto", choices=PRECISIONS)
     preview: PreviewConf = option("the sheet of samples", PreviewConf)
     checkpoint_every: int = option("steps between checkpoints", 250, range=EVERY)
     render_every: int = option("steps between sample sheets", 500, range=EVERY)

@@ -28,6 +28,8 @@ from pds_cli.options.ranges import (
 DEVICES = ("auto", "cpu", "cuda")
 LR_SCHEDULES = ("constant", "linear", "cosine")
 FINETUNING = ("lora", "full")
+PRECISIONS = ("auto", "float32", "bfloat16")
+PRECISION_HELP = "of products in training; auto: bfloat16 where the device is quicker with it"
 MATCHINGS = ("exhaustive", "sequential")
 CAMERA_MODELS = ("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV")
 PATHS = ("turntable", "orbit", "train")
@@ -198,6 +200,7 @@ class FinetuneConfig(ResumableConfig):
     )
     warmup: int = option("steps over which the step size rises from zero", 0, range=EVERY)
     gradient_checkpointing: bool = option("less memory, slower", False)
+    precision: str = option(PRECISION_HELP, "auto", choices=PRECISIONS)
     into: str | None = option(
         "backbone folder to write; null: backbone/ in the run folder", None, text=True
     )

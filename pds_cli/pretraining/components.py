@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,40 +139,84 @@ def _components(
 
 
 def load_components(
-    parts: Components, folder: Path, stages: Iterable[str] = ("decode", "denoise")
+    parts: Components,
+    folder: Path,
+    stages: Iterable[str] = ("decode", "denoise"),
+    sample: Callable[[], Tensor] | None = None,
+    whiten: float = 0.5,
 ) -> None:
     """Fills the parts with the weights of a backbone folder, those that the stages named train.
+
+    Args:
+        sample: images [N,3,S,S] in [−1,1]. With it the parts may be larger than the folder's: know
+            further words, and have patches larger by a power of two with further channels, as
+            `PatchAutoencoder.grow_components` makes them. What is new begins without effect; the
+            decoder's residual begins anew.
+        whiten: how the folder's latents were scaled; used with `sample` alone.
 
     Raises:
         UserError: no backbone there, or one of other sizes or other words.
     """
     former = load_parts(folder_of(str(folder)))
-    stages = list(stages)
-    if "denoise" in stages and former["tokenizer"].get_vocab() != parts.tokenizer.get_vocab():
+    stages, grows = list(stages), sample is not None
+    if "denoise" in stages and not _reads(former["tokenizer"], parts.tokenizer, grows):
         raise UserError(f"{folder} reads other words than the captions hold: train from nothing")
     try:
-        if "decode" in stages:
+        if "decode" in stages and sample is not None and _is_smaller(former["vae"], parts):
+            parts.autoencoder.grow_components(former["vae"], sample(), whiten)
+        elif "decode" in stages:
             parts.autoencoder.load_state_dict(former["vae"].state_dict())
         if "denoise" in stages:
-            parts.unet.load_state_dict(_widened(former["unet"].state_dict(), parts.unet))
-            parts.text_encoder.load_state_dict(former["text_encoder"].state_dict())
-    except RuntimeError as error:
+            parts.unet.load_state_dict(_widened(former["unet"], parts.unet, grows))
+            state = _with_words(former, parts)
+            parts.text_encoder.load_state_dict(state)
+    except (RuntimeError, ValueError) as error:
         raise UserError(
             f"{folder} holds a backbone of another size than model.* describes: "
             "use the settings it was trained with"
         ) from error
 
 
-def _widened(state: dict[str, Tensor], unet: Any) -> dict[str, Tensor]:
-    """The weights of a UNet that sees no source, for one that does: it begins by ignoring it.
+def _reads(former: Any, tokenizer: Any, grows: bool) -> bool:
+    """Whether the former tokenizer's words are those of the present one, or some of them."""
+    old, new = former.get_vocab(), tokenizer.get_vocab()
+    return bool(old == new or (grows and old.keys() <= new.keys()))
+
+
+def _is_smaller(autoencoder: PatchAutoencoder, parts: Components) -> bool:
+    return bool(autoencoder.encoder.shape != parts.autoencoder.encoder.shape)
+
+
+def _with_words(former: dict[str, Any], parts: Components) -> dict[str, Tensor]:
+    """The text encoder's weights, with rows in the order of the present words; new ones random."""
+    state = former["text_encoder"].state_dict()
+    name = next(key for key in state if key.endswith("token_embedding.weight"))
+    rows = parts.text_encoder.state_dict()[name].clone()
+    old, new = former["tokenizer"].get_vocab(), parts.tokenizer.get_vocab()
+    known = [word for word in new if word in old]
+    rows[[new[word] for word in known]] = state[name][[old[word] for word in known]].to(rows)
+    return {**state, name: rows}
+
+
+def _widened(former: Any, unet: Any, grows: bool) -> dict[str, Tensor]:
+    """The weights of a UNet for one with more channels: it begins by ignoring what is new.
+
+    Further channels are the source's, for a model that edits by instruction, or further latents.
 
     Source: Brooks et al., InstructPix2Pix, CVPR 2023, arXiv 2211.09800, section 3.2.
     """
-    name, weight = "conv_in.weight", state["conv_in.weight"]
-    more = unet.config.in_channels - weight.shape[1]
-    if more <= 0:
-        return state
-    return {**state, name: torch.cat([weight, weight.new_zeros(len(weight), more, 3, 3)], 1)}
+    state, own = former.state_dict(), unet.state_dict()
+    latents = [model.config.out_channels for model in (former, unet)]
+    if former.config.in_channels > latents[0] != latents[1]:
+        raise ValueError("the latents of a model that edits by instruction do not grow")
+    names = ["conv_in.weight"] + (["conv_out.weight", "conv_out.bias"] if grows else [])
+    for name in names:
+        padded = torch.zeros_like(own[name])
+        here = tuple(slice(0, size) for size in state[name].shape)
+        if padded[here].shape == state[name].shape:
+            padded[here] = state[name].to(padded)
+            state[name] = padded
+    return dict(state)
 
 
 _OURS = frozenset(

@@ -18,6 +18,7 @@ from pds_cli.backbones.sampling import sample
 from pds_cli.errors import UserError
 from pds_cli.files import write_text
 from pds_cli.pictures.files import read_picture, resize
+from pds_cli.pretraining.precision import mixed, prepare
 from pds_cli.training.trainer import Objective
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
@@ -101,6 +102,7 @@ class DreamBoothObjective(Objective):
         x0: the subject's latents [N,C,h,w].
         x0_class: those of the class's samples [M,C,h,w]; None for no prior preservation.
         text, text_class: their encoded prompts, one each.
+        precision: `float32` or `bfloat16`, of the products of a UNet in single precision.
 
     Source: Ruiz et al., DreamBooth, CVPR 2023, arXiv 2208.12242, eq. 2.
     """
@@ -116,10 +118,17 @@ class DreamBoothObjective(Objective):
         *,
         prior_weight: float = 1.0,
         batch_size: int = 1,
+        precision: str = "float32",
     ) -> None:
         self.backbone, self.unet = backbone, unet
+        # Weights in half precision multiply in their own.
+        single = next(unet.parameters()).dtype == torch.float32
+        self.precision = precision if single else "float32"
         self.x0, self.text, self.x0_class, self.text_class = x0, text, x0_class, text_class
         self.prior_weight, self.batch_size = prior_weight, batch_size
+
+    def begin(self) -> None:
+        prepare(self.precision, self.backbone.device, [self.unet])
 
     def _trained(self) -> dict[str, Tensor]:
         return {k: p for k, p in self.unet.named_parameters() if p.requires_grad}
@@ -144,7 +153,8 @@ class DreamBoothObjective(Objective):
         t = torch.randint(steps, (self.batch_size,), generator=generator).to(chosen.device)
         eps = torch.randn(chosen.shape, generator=generator).to(chosen)
         x_t = self.backbone.add_noise(chosen, t, eps)
-        found = self.backbone.predict_eps(x_t, t, text.expand(self.batch_size).cond)
+        with mixed(self.precision, self.backbone.device):
+            found = self.backbone.predict_eps(x_t, t, text.expand(self.batch_size).cond)
         return (found - eps).float().square().mean()
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from pds_cli.backbones.embedded import encode_text
 from pds_cli.backbones.patch_autoencoder import PatchAutoencoder
 from pds_cli.backbones.schedule import Schedule
 from pds_cli.pictures.captioned import CaptionedImages
+from pds_cli.pretraining.precision import mixed, prepare
 from pds_cli.runs.checkpoint import under, with_prefix
 from pds_cli.training.trainer import Objective
 
@@ -87,6 +88,7 @@ class DenoisingObjective(_ModuleObjective):
         unet, text_encoder: moved together.
         tokenize: captions → token ids [B,L].
         schedule: how noise is added.
+        precision: `float32` or `bfloat16`, of the networks' products.
         preview: called for `renders`, under the averaged weights.
     """
 
@@ -105,6 +107,7 @@ class DenoisingObjective(_ModuleObjective):
         high_noise_from: float = 0.0,
         decay: float = 0.999,
         device: torch.device | str = "cpu",
+        precision: str = "float32",
         preview: Callable[[], dict[str, Tensor]] | None = None,
     ) -> None:
         super().__init__(nn.ModuleDict({"unet": unet, "text_encoder": text_encoder}), decay)
@@ -113,12 +116,13 @@ class DenoisingObjective(_ModuleObjective):
         self.schedule = schedule.float().to(device)
         self.batch_size, self.drop = batch_size, drop
         self.high_noise, self.high_noise_from = high_noise, high_noise_from
-        self.device = torch.device(device)
+        self.device, self.precision = torch.device(device), precision
         self.preview = preview
         self._latents: Tensor | None = None
 
     def begin(self) -> None:
         self.module.train()
+        prepare(self.precision, self.device, [self.unet, self.text_encoder])
         self._latents = self._encoded(self.data.batch)
 
     @torch.no_grad()
@@ -141,7 +145,7 @@ class DenoisingObjective(_ModuleObjective):
         t = self._timesteps(progress, generator)
         x0, eps, t = (v.to(self.device) for v in (x0, eps, t))
         x_t, v = self.schedule.add_noise(x0, t, eps), self.schedule.velocity(x0, t, eps)
-        with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
+        with mixed(self.precision, self.device):
             ids = self.tokenize(captions).to(self.device)
             text = encode_text(self.text_encoder, ids)
             seen = self._beside(index, generator)
@@ -195,8 +199,10 @@ class DecodingObjective(_ModuleObjective):
         noise: float = 0.12,
         decay: float = 0.998,
         device: torch.device | str = "cpu",
+        precision: str = "float32",
     ) -> None:
         super().__init__(autoencoder, decay)
+        self.precision = precision
         self.autoencoder, self.data = autoencoder, data
         self.batch_size, self.noise, self.device = batch_size, noise, torch.device(device)
 
@@ -208,7 +214,7 @@ class DecodingObjective(_ModuleObjective):
         latents = self.autoencoder.encode(images)
         scale = self.noise * torch.rand(self.batch_size, 1, 1, 1, generator=generator)
         noise = scale * torch.randn(latents.shape, generator=generator)
-        with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
+        with mixed(self.precision, self.device):
             decoded = self.autoencoder.decode(latents + noise.to(self.device)).float()
         mse = F.mse_loss(decoded, images)
         loss = F.l1_loss(decoded, images) + 2 * mse

@@ -38,6 +38,7 @@ from pds_cli.pretraining.objectives import (
     DenoisingObjective,
     InstructObjective,
 )
+from pds_cli.pretraining.precision import resolve_precision
 from pds_cli.progress import Progress
 from pds_cli.runs.folder import RunFolder
 from pds_cli.runs.settings import fingerprint
@@ -110,26 +111,28 @@ class Recipe:
     def __init__(self, cfg: DictConfig, data: CaptionedImages) -> None:
         check_stages(cfg.stages)
         self.cfg, self.device = cfg, resolve_device(cfg.device)
+        self.precision = resolve_precision(cfg.get("precision", "auto"), self.device)
         self.train, self.held_out = split(data, HELD_OUT)
         torch.manual_seed(cfg.seed)
         model: dict[str, Any] = OmegaConf.to_container(cfg.model, resolve=True)  # type: ignore[assignment]
         every_caption = [c for texts in data.captions for c in texts]
         inputs = 1 if data.sources is None else 2
         self.parts = build_components(model, cfg.size, every_caption, image_inputs=inputs)
+        whiten = float(model["autoencoder"].get("whiten", 0.5))
         if cfg.init:  # its latents too: a UNet knows no others
-            load_components(self.parts, Path(cfg.init))
+            load_components(self.parts, Path(cfg.init), sample=self._sample, whiten=whiten)
         else:
-            self._fit_latents(float(model["autoencoder"].get("whiten", 0.5)))
+            self.parts.autoencoder.fit_components(self._sample(), whiten)
         modules: list[Any] = [self.parts.unet, self.parts.text_encoder, self.parts.autoencoder]
         for module in modules:
             module.to(self.device)
         self.probe: Any = None
         self.similarity: Any = None
 
-    def _fit_latents(self, whiten: float) -> None:
-        """Sets the encoder from a fixed sample, so that every run from nothing gets the same."""
+    def _sample(self) -> Tensor:
+        """Images for the encoder, always the same, so that every run from nothing gets the same."""
         index = torch.arange(0, len(self.train), max(1, len(self.train) // 2000))
-        self.parts.autoencoder.fit_components(self.train.batch(index), whiten)
+        return self.train.batch(index)
 
     def stages(self) -> list[Stage]:
         """The stages of the run, in order."""
@@ -175,6 +178,7 @@ class Recipe:
             high_noise_from=options.high_noise_from,
             decay=options.decay,
             device=self.device,
+            precision=self.precision,
             preview=self.preview,
             **more,
         )
@@ -188,6 +192,7 @@ class Recipe:
             noise=options.noise,
             decay=options.decay,
             device=self.device,
+            precision=self.precision,
         )
 
     def _probe(self) -> Objective:

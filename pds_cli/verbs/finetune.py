@@ -34,6 +34,7 @@ def main(cfg: DictConfig) -> Path:
     from pds_cli.backbones.base import resolve_device
     from pds_cli.instantiate import resolve_config
     from pds_cli.pretraining.components import check_backbone_target
+    from pds_cli.pretraining.precision import resolve_precision
     from pds_cli.runs.folder import RunFolder, environment
     from pds_cli.runs.settings import fingerprint, resumed
 
@@ -43,7 +44,8 @@ def main(cfg: DictConfig) -> Path:
             cfg[key] = ""  # the run that goes on has one
     settings = resolve_config(cfg)
     cfg = resumed(CONFIG, cfg, settings, run) if cfg.resume else settings
-    resolve_device(cfg.device)
+    device = resolve_device(cfg.device)
+    cfg.precision = resolve_precision(cfg.precision, device)  # kept: a resumed run has the same
     if cfg.into:
         check_backbone_target(Path(cfg.into), replaces=bool(cfg.overwrite or cfg.resume))
     backbone = _backbone(cfg)
@@ -155,5 +157,10 @@ def _objective(cfg: DictConfig, backbone: Any, unet: Any, data: dict[str, Any]) 
         unet.enable_gradient_checkpointing()
         unet.train()
     return DreamBoothObjective(
-        backbone, unet, **data, prior_weight=cfg.prior_weight, batch_size=cfg.batch_size
+        backbone,
+        unet,
+        **data,
+        prior_weight=cfg.prior_weight,
+        batch_size=cfg.batch_size,
+        precision=cfg.precision,
     )

@@ -18,6 +18,7 @@ def main(cfg: DictConfig) -> Path:
     from pds_cli.backbones.base import resolve_device
     from pds_cli.instantiate import instantiate
     from pds_cli.pages.report import write_report
+    from pds_cli.pretraining.precision import resolve_precision
     from pds_cli.pretraining.recipe import pretrain
     from pds_cli.runs.folder import RunFolder, environment
     from pds_cli.runs.loggers import begin_logger
@@ -27,6 +28,7 @@ def main(cfg: DictConfig) -> Path:
     if cfg.resume:
         cfg = resumed(CONFIG, cfg, cfg, run)
     device = resolve_device(cfg.device)
+    cfg.precision = resolve_precision(cfg.precision, device)  # kept: a resumed run has the same
     logger = instantiate(
         "logger",
         cfg.logger,
