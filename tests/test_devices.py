@@ -664,8 +664,10 @@ def _pretraining(data: CaptionedImages, parts: Any, device: str) -> dict[str, Ob
     return {
         "denoise": denoise,
         "decode": DecodingObjective(parts.autoencoder, data, **small),
-        "probe": ClassificationObjective(Probe(24).to(device), data, labels, **labelled),
-        "similarity": ContrastiveObjective(similarity, data, torch.arange(len(data)), **labelled),
+        "probe": ClassificationObjective(Probe(24).to(device), data, lambda _: labels, **labelled),
+        "similarity": ContrastiveObjective(
+            similarity, data, lambda r: torch.arange(len(r)), **labelled
+        ),
     }
 
 

@@ -39,6 +39,9 @@ class PretrainDataConf:
     )
     per_drawing: int = option("pictures of each icon's drawing in each set", range=COUNT)
     images: int = option("toybox pictures to render", range=whole(1, 100 * MILLION))
+    fresh: int = option(
+        "toybox pictures drawn anew at each step, in place of the oldest", range=EVERY
+    )
     around: float = option("share of them that look from anywhere, not from the front", range=SHARE)
     pairs: bool = option("edits beside their sources: makes a model that edits by instruction")
     seed: int = option("fixes which pictures are drawn", range=SEED)

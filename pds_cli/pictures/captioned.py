@@ -8,6 +8,7 @@ in `records`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,10 @@ class CaptionedImages:
     def __len__(self) -> int:
         return len(self.images)
 
+    def advance(self, step: int) -> Tensor:
+        """Makes them those of a step of training; returns the places [M] that changed: none."""
+        return torch.empty(0, dtype=torch.long)
+
     def batch(self, index: Tensor) -> Tensor:
         """Images [B,3,S,S] in [−1,1]."""
         return self.images[index].float() / 127.5 - 1
@@ -58,6 +63,57 @@ class CaptionedImages:
         pick = torch.randint(0, 2**31, (len(index),), generator=generator).tolist()
         own = [self.captions[i] for i in index.tolist()]
         return [texts[p % len(texts)] for texts, p in zip(own, pick, strict=True)]
+
+
+@dataclass
+class Drawn:
+    """One captioned image uint8 [3,S,S], with what it is an edit of, if it is one."""
+
+    image: Tensor
+    captions: list[str]
+    record: dict[str, Any]
+    source: Tensor | None = None
+
+
+class DrawnImages(CaptionedImages):
+    """Captioned images that are drawn without end: at each step some take the oldest ones' place.
+
+    Which they are at a step depends on its number alone, so a training that goes on finds those
+    that it left.
+
+    Args:
+        images: N of those that are there, as they are at step 0.
+        draw: makes image number i again, or anew: that of place i for i < N.
+        fresh: how many are new at a step.
+        first: the number of the first new one, at least N.
+    """
+
+    def __init__(
+        self, images: CaptionedImages, draw: Callable[[int], Drawn], fresh: int, first: int
+    ) -> None:
+        sources = None if images.sources is None else images.sources.clone()
+        super().__init__(images.images.clone(), [*images.captions], [*images.records], sources)
+        self.draw, self.fresh, self.first = draw, fresh, first
+        self._numbers = self.numbers(0)
+
+    def numbers(self, step: int) -> Tensor:
+        """Which image is in each place [N] at a step."""
+        place, count = torch.arange(len(self)), len(self)
+        rounds = -((place - self.fresh * step) // count)  # how often each was taken so far
+        return torch.where(rounds <= 0, place, self.first + place + (rounds - 1) * count)
+
+    def advance(self, step: int) -> Tensor:
+        """Makes them those of a step; returns the places [M] that changed."""
+        numbers = self.numbers(step)
+        changed = (numbers != self._numbers).nonzero()[:, 0]
+        for place in changed.tolist():
+            drawn = self.draw(int(numbers[place]))
+            self.images[place] = drawn.image
+            self.captions[place], self.records[place] = drawn.captions, drawn.record
+            if self.sources is not None and drawn.source is not None:
+                self.sources[place] = drawn.source
+        self._numbers = numbers
+        return changed
 
 
 def _record(folder: Path, number: int, line: str) -> tuple[list[Path], list[str], dict[str, Any]]:
@@ -115,6 +171,16 @@ def load_captioned_images(folder: str | Path, size: int) -> CaptionedImages:
     if sources and len(sources) < len(images):
         raise UserError(f"in {index_file} some images have a source and some have none")
     return CaptionedImages(_stack(images), captions, records, _stack(sources) if sources else None)
+
+
+def read_square(path: Path, size: int) -> Tensor:
+    """An image file's middle square as uint8 [3,size,size].
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    with open_image(path) as image:
+        return _stack([_square(decode_image(image, path).convert("RGB"), size)])[0]
 
 
 def _read(path: Path, where: str, size: int) -> np.ndarray:

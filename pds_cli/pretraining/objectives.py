@@ -126,16 +126,23 @@ class DenoisingObjective(_ModuleObjective):
         self._latents = self._encoded(self.data.batch)
 
     @torch.no_grad()
-    def _encoded(self, batch: Callable[[Tensor], Tensor]) -> Tensor:
-        """The latents [N,C,h,w] of all pictures that `batch` gives by their indices."""
-        chunks = torch.arange(len(self.data)).split(512)
+    def _encoded(self, batch: Callable[[Tensor], Tensor], index: Tensor | None = None) -> Tensor:
+        """The latents [N,C,h,w] of pictures that `batch` gives by their indices; None: of all."""
+        chunks = (torch.arange(len(self.data)) if index is None else index).split(512)
         encode = self.autoencoder.encode
-        return torch.cat([encode(batch(index).to(self.device)).cpu().half() for index in chunks])
+        return torch.cat([encode(batch(chunk).to(self.device)).cpu().half() for chunk in chunks])
+
+    def _renew(self, index: Tensor) -> None:
+        """Encodes the pictures in these places."""
+        assert self._latents is not None
+        self._latents[index] = self._encoded(self.data.batch, index)
 
     def loss(
         self, step: int, progress: float, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, float]]:
         assert self._latents is not None
+        if len(changed := self.data.advance(step)):
+            self._renew(changed)
         index = _draw(len(self.data), self.batch_size, generator)
         captions = self.data.draw_captions(index, generator)
         dropped = torch.rand(self.batch_size, generator=generator) < self.drop
@@ -209,6 +216,7 @@ class DecodingObjective(_ModuleObjective):
     def loss(
         self, step: int, progress: float, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, float]]:
+        self.data.advance(step)
         index = _draw(len(self.data), self.batch_size, generator)
         images = self.data.batch(index).to(self.device)
         latents = self.autoencoder.encode(images)
@@ -240,6 +248,11 @@ class InstructObjective(DenoisingObjective):
         super().begin()
         self._sources = self._encoded(self.data.source_batch)
 
+    def _renew(self, index: Tensor) -> None:
+        super()._renew(index)
+        assert self._sources is not None
+        self._sources[index] = self._encoded(self.data.source_batch, index)
+
     def _beside(self, index: Tensor, generator: torch.Generator) -> Tensor | None:
         assert self._sources is not None
         seen = self._sources[index].float()
@@ -254,7 +267,7 @@ class _LabelledObjective(_ModuleObjective):
         self,
         module: nn.Module,
         data: CaptionedImages,
-        labels: Tensor,
+        label: Callable[[list[dict[str, Any]]], Tensor],
         *,
         augment: Callable[[Tensor, torch.Generator], Tensor],
         batch_size: int,
@@ -262,14 +275,18 @@ class _LabelledObjective(_ModuleObjective):
         device: torch.device | str = "cpu",
     ) -> None:
         super().__init__(module, decay)
-        self.data, self.labels, self.augment = data, labels, augment
+        self.data, self.label, self.augment = data, label, augment
+        self.labels = label(data.records)
         self.batch_size, self.device = batch_size, torch.device(device)
 
     def begin(self) -> None:
         self.module.train()
 
-    def _batch(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    def _batch(self, step: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Which pictures [B], the pictures [B,3,S,S] in [−1,1], and their labels [B,…]."""
+        changed = self.data.advance(step)
+        if len(changed):
+            self.labels[changed] = self.label([self.data.records[i] for i in changed.tolist()])
         index = _draw(len(self.data), self.batch_size, generator)
         images = self.augment(self.data.batch(index), generator).to(self.device)
         return index, images, self.labels[index].to(self.device)
@@ -279,14 +296,14 @@ class ClassificationObjective(_LabelledObjective):
     """Cross-entropy of an attribute classifier, summed over the attributes.
 
     Args:
-        labels: int64 [N,A]; −1 where a picture has nothing to say about an attribute.
+        label: labels int64 [N,A] of records; −1 where a picture has nothing to say of an attribute.
         augment: called with images [B,3,S,S] in [−1,1] and the step's generator.
     """
 
     def loss(
         self, step: int, progress: float, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, float]]:
-        _, images, labels = self._batch(generator)
+        _, images, labels = self._batch(step, generator)
         logits = self.module(images)
         losses = [
             F.cross_entropy(logit, labels[:, a], ignore_index=-1)
@@ -309,7 +326,7 @@ class ContrastiveObjective(_LabelledObjective):
 
     Args:
         module: with `encode_images`, `encode_texts` (unit vectors [B,D]) and `scale`.
-        labels: int64 [N], what each picture shows.
+        label: labels int64 [N] of records, what each picture shows.
         augment: called with images [B,3,S,S] in [−1,1] and the step's generator.
     """
 
@@ -318,7 +335,7 @@ class ContrastiveObjective(_LabelledObjective):
     def loss(
         self, step: int, progress: float, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, float]]:
-        index, images, label = self._batch(generator)
+        index, images, label = self._batch(step, generator)
         pictures = self.module.encode_images(images)
         texts = self.module.encode_texts(self.data.draw_captions(index, generator))
         logits = self.module.scale.exp().clamp(max=100) * pictures @ texts.T

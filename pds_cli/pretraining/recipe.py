@@ -22,7 +22,7 @@ from pds_cli.backbones.sampling import ddim, noise
 from pds_cli.backbones.schedule import Schedule
 from pds_cli.errors import UserError
 from pds_cli.options.pretraining import STAGES
-from pds_cli.pictures.captioned import CaptionedImages, load_captioned_images
+from pds_cli.pictures.captioned import CaptionedImages, DrawnImages, load_captioned_images
 from pds_cli.pictures.files import write_image
 from pds_cli.pretraining.components import (
     Components,
@@ -42,6 +42,7 @@ from pds_cli.pretraining.precision import resolve_precision
 from pds_cli.progress import Progress
 from pds_cli.runs.folder import RunFolder
 from pds_cli.runs.settings import fingerprint
+from pds_cli.toybox.world import vocabulary
 from pds_cli.training.trainer import Objective, Stage, Trainer
 
 HELD_OUT = 1000
@@ -69,6 +70,17 @@ def prepare_data(cfg: DictConfig) -> CaptionedImages:
     return found
 
 
+def drawn_without_end(cfg: DictConfig, there: CaptionedImages, first: int) -> CaptionedImages:
+    """The pictures to train on, with `data.fresh` new ones a step, numbered from `first` on."""
+    data = cfg.get("data")
+    if not data or not data.fresh:
+        return there
+    from pds_cli.toybox.data import ToyPainter
+
+    painter = ToyPainter(Path(data.folder), cfg.size, data.seed, data.around, data.pairs)
+    return DrawnImages(there, painter, data.fresh, first)
+
+
 def split(data: CaptionedImages, held_out: int) -> tuple[CaptionedImages, CaptionedImages]:
     """The training part and the last `held_out` pictures (at most a tenth)."""
     cut = len(data) - min(held_out, len(data) // 10)
@@ -89,13 +101,18 @@ def check_recipe(cfg: DictConfig) -> None:
     """Refuses, before hours of work, what would be refused after them.
 
     Raises:
-        UserError: stages that there are not, a folder `into` that holds something else or cannot
-            be written, or no backbone at `init`.
+        UserError: stages that there are not, new pictures of what is not drawn, a folder `into`
+            that holds something else or cannot be written, or no backbone at `init`.
     """
     check_stages(cfg.stages)
     if cfg.init and not (folder_of(cfg.init) / "model_index.json").is_file():
         raise UserError(
             f"init={cfg.init} holds no backbone: give a folder that pds pretrain wrote."
+        )
+    if cfg.data.fresh and (cfg.data.icons or not cfg.data.toybox):
+        raise UserError(
+            f"data.fresh={cfg.data.fresh} draws further toybox pictures: it needs data.toybox=true "
+            "and no data.icons"
         )
     model: Any = OmegaConf.to_container(cfg.model, resolve=True)
     build_components(model, cfg.size, ["a"])  # sizes that fit nothing, before pictures are drawn
@@ -112,10 +129,13 @@ class Recipe:
         check_stages(cfg.stages)
         self.cfg, self.device = cfg, resolve_device(cfg.device)
         self.precision = resolve_precision(cfg.get("precision", "auto"), self.device)
-        self.train, self.held_out = split(data, HELD_OUT)
+        train, self.held_out = split(data, HELD_OUT)
+        self.train = drawn_without_end(cfg, train, len(data))
         torch.manual_seed(cfg.seed)
         model: dict[str, Any] = OmegaConf.to_container(cfg.model, resolve=True)  # type: ignore[assignment]
         every_caption = [c for texts in data.captions for c in texts]
+        if isinstance(self.train, DrawnImages):  # of which the first few may not hold every word
+            every_caption += vocabulary()
         inputs = 1 if data.sources is None else 2
         self.parts = build_components(model, cfg.size, every_caption, image_inputs=inputs)
         whiten = float(model["autoencoder"].get("whiten", 0.5))
@@ -203,7 +223,7 @@ class Recipe:
         return ClassificationObjective(
             self.probe,
             self.train,
-            probe_labels(self.train.records),
+            probe_labels,
             augment=augment,
             batch_size=options.batch_size,
             decay=options.decay,
@@ -220,7 +240,7 @@ class Recipe:
         return ContrastiveObjective(
             self.similarity,
             self.train,
-            icon_labels(self.train.records),
+            icon_labels,
             augment=augment,
             batch_size=options.batch_size,
             decay=options.decay,

@@ -20,10 +20,12 @@ import numpy as np
 from PIL import Image
 
 from pds_cli.files import write_text
+from pds_cli.pictures.captioned import Drawn, read_square
 from pds_cli.pictures.pillow import write_pillow
 from pds_cli.toybox.world import (
     SAYABLE,
     Figure,
+    OrbitCamera,
     caption,
     random_camera,
     random_figure,
@@ -73,6 +75,52 @@ def describe_pair(seed: int, index: int, around: float = 0.0) -> tuple[dict[str,
     return record, target, camera
 
 
+class ToyPainter:
+    """Draws captioned picture i of a set into its folder, where it is not there yet.
+
+    Args: see `make_dataset`. PyVista is asked for at the first picture that is missing.
+    """
+
+    def __init__(
+        self, folder: Path, size: int, seed: int = 0, around: float = 0.0, pairs: bool = False
+    ) -> None:
+        self.folder, self.size, self.seed = folder, size, seed
+        self.around, self.pairs = around, pairs
+        self._renderer: Any = None
+
+    def record(self, index: int) -> dict[str, Any]:
+        """Its JSONL record, when its file is there, and its source's if it is an edit."""
+        describe_one = describe_pair if self.pairs else describe
+        record, figure, camera = describe_one(self.seed, index, self.around)
+        shown = {record["file"]: figure}
+        if self.pairs:
+            shown[record["source"]["file"]] = Figure(**record["source"]["figure"])
+        for name, each in shown.items():
+            if not (self.folder / name).exists():
+                write_pillow(self.folder / name, Image.fromarray(self._render(each, camera)))
+        return record
+
+    def __call__(self, index: int) -> Drawn:
+        """The picture itself."""
+        record = self.record(index)
+        files = [record["file"], *([record["source"]["file"]] if self.pairs else [])]
+        images = [read_square(self.folder / file, self.size) for file in files]
+        return Drawn(images[0], record["captions"], record, *images[1:])
+
+    def _render(self, figure: Figure, camera: OrbitCamera) -> Any:
+        if self._renderer is None:
+            from pds_cli.toybox.renderer import ToyRenderer
+
+            self._renderer = ToyRenderer(self.size)
+        return self._renderer.render(figure, camera)
+
+    def close(self) -> None:
+        """Frees the renderer's window."""
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+
+
 def make_dataset(
     folder: Path,
     count: int,
@@ -101,20 +149,10 @@ def make_dataset(
         with index_file.open(encoding="utf-8") as lines:
             if sum(1 for _ in lines) == count:
                 return index_file
-    from pds_cli.toybox.renderer import ToyRenderer
-
-    renderer = ToyRenderer(size)
-    records = []
+    painter, records = ToyPainter(folder, size, seed, around, pairs), []
     for i in range(count):
-        record, figure, camera = (describe_pair if pairs else describe)(seed, i, around)
-        shown = {record["file"]: figure}
-        if pairs:
-            shown[record["source"]["file"]] = Figure(**record["source"]["figure"])
-        for name, each in shown.items():
-            if not (folder / name).exists():
-                write_pillow(folder / name, Image.fromarray(renderer.render(each, camera)))
-        records.append(json.dumps(record, ensure_ascii=False))
+        records.append(json.dumps(painter.record(i), ensure_ascii=False))
         if on_image is not None:
             on_image(i + 1)
-    renderer.close()
+    painter.close()
     return write_text(index_file, "\n".join(records) + "\n")
