@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from albums import Album, Counting, Pages, gaussians, texts
-from helpers import StopAt
+from helpers import SMALL_FIGURINE, StopAt, records
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from pds_cli.backbones.base import Backbone, Text
+from pds_cli.backbones.embedded import EmbeddedBackbone
+from pds_cli.backbones.shared_attention import ExtendedSelfAttention, self_attentions
 from pds_cli.editors.base import Editor, decode, encode
 from pds_cli.editors.sdedit import SDEdit
 from pds_cli.errors import UserError
@@ -93,11 +95,109 @@ def test_every_so_many_steps_one_view_is_redrawn() -> None:
 
 def test_views_take_turns_in_an_order_of_the_seed() -> None:
     update, _ = objective(Album(5), seed=0)
-    rounds = [[update.turn(5 * r + i) for i in range(5)] for r in range(6)]
+    rounds = [[view for i in range(5) for view in update.turn(5 * r + i)] for r in range(6)]
     assert all(sorted(r) == list(range(5)) for r in rounds)
     assert len({tuple(r) for r in rounds}) > 3, "each round has an order of its own"
     other, _ = objective(Album(5), seed=1)
-    assert [other.turn(i) for i in range(30)] != [i for r in rounds for i in r]
+    assert [other.turn(i) for i in range(30)] != [[i] for r in rounds for i in r]
+
+
+def test_one_view_at_a_time_follows_one_permutation_a_round() -> None:
+    update, _ = objective(Album(5), seed=4)
+    for edit in range(15):
+        generator = step_generator(4, "rounds of views", edit // 5)
+        assert update.turn(edit) == [int(torch.randperm(5, generator=generator)[edit % 5])]
+
+
+@pytest.mark.parametrize(("count", "together"), [(10, 3), (9, 3), (7, 4), (5, 8), (1, 4)])
+def test_views_that_are_drawn_together_come_from_all_along_the_path(
+    count: int, together: int
+) -> None:
+    """Each view once a round, and one view at most of each part of the path in a call."""
+    update, _ = objective(Album(count), together=together, sharing=0.0)
+    size = min(together, count)
+    calls = -(-count // size)
+    parts = [part.tolist() for part in torch.arange(count).tensor_split(size)]
+    for start in range(0, 5 * calls, calls):
+        groups = [update.turn(start + i) for i in range(calls)]
+        assert sorted(view for group in groups for view in group) == list(range(count))
+        assert all(len(group) == size for group in groups[:-1]) and groups[-1]
+        for group in groups:
+            assert all(sum(view in part for view in group) <= 1 for part in parts)
+
+
+def test_one_call_of_the_editor_redraws_the_views_of_its_turn() -> None:
+    editor, scene = Brighter(noise=0.1), Album(7)
+    update, _ = objective(scene, editor, every=3, together=3, sharing=0.0)
+    for step in steps(update, 9):
+        assert len(editor.given) == step // 3 + 1
+        image, source = editor.given[-1]
+        turn = update.turn(step // 3)
+        assert len(image) == len(source) == len(turn)
+        for view, shown in zip(turn, source, strict=True):
+            assert torch.equal(shown, scene.views[view].image)  # type: ignore[arg-type]
+    wanted = [update.training_image(index) for index in range(7)]
+    assert len({float(image.mean()) for image in wanted}) == 7, "to each view its own picture"
+
+
+def test_each_view_of_a_call_has_its_own_prompts() -> None:
+    class Knows(Counting):
+        """Sees the second view from behind: there the prompts change places."""
+
+        def seen_from(self, text: Text, view: View) -> Text:
+            return Text(text.null, text.cond) if view.name == "view1" else text
+
+    class Reading(Brighter):
+        def edit(self, backbone: Backbone, image: Tensor, source: Tensor, text_tgt: Text,
+                 text_src: Text | None, *, generator: torch.Generator) -> Tensor:  # fmt: skip
+            read.append((text_tgt, text_src))
+            return super().edit(backbone, image, source, text_tgt, text_src, generator=generator)
+
+    read: list[tuple[Text, Text | None]] = []
+    scene, plain = Album(2), gaussians()
+    backbone = Knows(torch.zeros(2, 3, 4, 4), ["a", "b"], 0.1)
+    prompts = texts(plain)
+    update = DatasetUpdateObjective(
+        scene, Pages(scene), backbone, Reading(), *prompts, together=2, sharing=0.0
+    )
+    for _ in steps(update, 1):
+        pass
+    (found,) = read
+    for text, prompt in zip(found, prompts, strict=True):
+        assert text is not None and len(text) == 2
+        for key, one in prompt.cond.items():
+            assert torch.equal(text.cond[key], torch.cat([one, prompt.null[key]]))
+
+
+def test_views_of_different_sizes_are_drawn_in_that_of_the_first() -> None:
+    class Mixed(Pages):
+        """Its second picture is twice as wide."""
+
+        def render_full(self, view: View) -> Tensor:
+            page = self.render(view)[0]
+            return page.repeat_interleave(2, -1) if view.name == "view1" else page
+
+    for keep in (True, False):
+        scene, editor = Album(2), Brighter()
+        backbone = Counting(torch.zeros(2, 3, 4, 4), ["a", "b"], 0.1)
+        pages = Mixed(scene)
+        pages.theta.data[:] = torch.rand(pages.theta.shape)
+        start = [pages.render_full(view).detach() for view in scene.views]
+        update = DatasetUpdateObjective(
+            scene, pages, backbone, editor, *texts(backbone), together=2, sharing=0.0,
+            keep_detail=keep,
+        )  # fmt: skip
+        update.begin()
+        update.loss(0, 0.0, step_generator(0, "refine", 0))
+        (image, source), first = editor.given[0], update.turn(0)[0]
+        shape = start[first].shape if keep else (3, 4, 4)
+        assert image.shape == source.shape == (2, *shape)
+        if keep:
+            for index, before in enumerate(start):
+                found = update.training_image(index)
+                assert found.shape == before.shape
+                whiter = 0.5 + 0.5 * before
+                assert float((found - whiter).abs().mean()) < 0.1
 
 
 # --- what is redrawn, and what views are fitted to -----------------------------------------------
@@ -123,7 +223,7 @@ def test_views_begin_with_their_render_or_with_the_scenes_image() -> None:
     scene = Album(2)
     images = torch.stack([view.image for view in scene.views if view.image is not None])
     update, pages = objective(scene, every=10**6, initial="source")
-    redrawn = update.turn(0)
+    (redrawn,) = update.turn(0)
     for _ in steps(update, 300):
         pass
     other = 1 - redrawn
@@ -143,7 +243,7 @@ def test_the_editor_sees_the_source_in_the_size_of_its_input() -> None:
     for _ in steps(update, 2):
         pass
     for number, (image, source) in enumerate(editor.given):
-        shown = scene.views[update.turn(number)].image
+        shown = scene.views[update.turn(number)[0]].image
         assert shown is not None and image.shape == (1, 3, 4, 4)
         assert float(source.mean()) == pytest.approx(float(shown.mean()), abs=0.08)
         assert float(source.std()) > 0.05
@@ -167,7 +267,7 @@ def test_only_what_the_editor_changed_is_added_where_detail_is_kept() -> None:
             scene, pages, backbone, Darker(), *texts(backbone), keep_detail=keep
         )
         update.begin()
-        index = update.turn(0)
+        (index,) = update.turn(0)
         update.loss(0, 0.0, step_generator(0, "refine", 0))
         found[keep] = update.training_image(index) - start[index]
     small = decode(backbone, encode(backbone, start[index : index + 1]), start[index : index + 1])
@@ -248,7 +348,7 @@ def test_transparency_of_the_source_is_no_part_of_a_redrawn_image() -> None:
         )  # fmt: skip
         for _ in steps(update, 1):
             pass
-        redrawn = f"view{update.turn(0)}"
+        redrawn = f"view{update.turn(0)[0]}"
         assert dict(pages.seen)[redrawn] is False
         assert sum(has for _, has in pages.seen) == (initial == "source")
 
@@ -323,9 +423,11 @@ def run(
 
 
 @pytest.mark.parametrize("input", ["stage", "current"])
-@pytest.mark.parametrize("initial", ["renders", "source"])
-def test_a_resumed_run_is_the_uninterrupted_one(input: str, initial: str, tmp_path: Path) -> None:
-    options = {"input": input, "initial": initial}
+@pytest.mark.parametrize(("initial", "together"), [("renders", 1), ("source", 1), ("source", 2)])
+def test_a_resumed_run_is_the_uninterrupted_one(
+    input: str, initial: str, together: int, tmp_path: Path
+) -> None:
+    options = {"input": input, "initial": initial, "together": together, "sharing": 0.0}
     whole = run(tmp_path / "whole", options)
     assert whole[0] == "done"
     for at in (0, 1, 9):
@@ -347,6 +449,9 @@ def test_a_resumed_run_is_the_uninterrupted_one(input: str, initial: str, tmp_pa
         (Album(2), {"initial": "noise"}, "loss.initial=noise is unknown; choose one of renders"),
         (Album(2), {"every": 0}, "loss.every=0 must be"),
         (Album(2), {"batch_size": 0}, "loss.batch_size=0 must be"),
+        (Album(2), {"together": 0}, "loss.together=0 must be"),
+        (Album(2), {"sharing": 1.5}, "loss.sharing=1.5 must lie between 0 and 1"),
+        (Album(2), {"together": 2}, "loss.sharing=1 shares the self-attention of a UNet, and"),
         (
             Album(2, pictures=False),
             {"initial": "source"},
@@ -440,7 +545,6 @@ def test_a_yaml_of_ones_own_needs_only_the_options_of_the_docs_example() -> None
 
 def test_the_stage_runs_after_an_edit_on_a_network(tiny_backbone: Path, tmp_path: Path) -> None:
     """Edit, then refine: the picture is fitted to what SDEdit made of the edited one."""
-    from pds_cli.backbones.embedded import EmbeddedBackbone
     from pds_cli.losses.pds import PDS
     from pds_cli.representations.image import ImageRepresentation
     from pds_cli.scenes.figurine import FigurineScene
@@ -468,3 +572,49 @@ def test_the_stage_runs_after_an_edit_on_a_network(tiny_backbone: Path, tmp_path
         *(f"edit_{step:06d}_front.png" for step in (0, 3)),
         *(f"refine_{step:06d}_front.png" for step in (0, 20, 40)),
     ]
+
+
+# --- on a network ---------------------------------------------------------------------------------
+
+TOGETHER = [
+    *SMALL_FIGURINE, "prompt=a photo of a robot", "loss=dataset_update", "editor=sdedit",
+    "editor.steps=4", "editor.strength=[0.4,0.6]", "loss.every=1", "loss.together=2", "refine=none",
+    "render_every=0", "turntable=0", "steps=2",
+]  # fmt: skip
+
+
+def test_views_are_drawn_together_from_the_command_line(
+    pds: Callable, tiny_backbone: Path, tmp_path: Path
+) -> None:
+    """Three views: two in the first call and one in the second."""
+    answer = pds("edit", *TOGETHER, f"backbone.model={tiny_backbone}", f"out={tmp_path / 'run'}")
+    assert answer.code == 0, answer.err
+    found = [each["redrawn"] for each in records(tmp_path / "run") if "redrawn" in each]
+    assert found == [2, 3]
+
+
+@pytest.mark.parametrize(("together", "sharing"), [(2, 0.5), (2, 0.0), (1, 1.0)])
+def test_the_network_that_the_editor_asks_shares_attention_during_its_calls(
+    together: int, sharing: float, tiny_backbone: Path
+) -> None:
+    class Own(Brighter):
+        """Has a network of its own, as InstructPix2Pix has."""
+
+        def asks(self, backbone: Backbone) -> Backbone:
+            return network
+
+        def edit(self, backbone: Backbone, image: Tensor, *args: Any, **more: Any) -> Tensor:
+            found = [layer.processor for layer in self_attentions(network).values()]
+            shared.append([p for p in found if isinstance(p, ExtendedSelfAttention)])
+            return super().edit(backbone, image, *args, **more)
+
+    network = EmbeddedBackbone(str(tiny_backbone), device="cpu")
+    layers, shared = len(self_attentions(network)), []  # type: ignore[var-annotated]
+    update, _ = objective(Album(3), Own(), every=1, together=together, sharing=sharing)
+    for _ in steps(update, 2):
+        pass
+    if together == 1 or not sharing:
+        assert shared == [[], []]
+    else:  # the second call has one view left
+        assert [len(each) for each in shared] == [layers, 0]
+        assert {(p.images, p.share) for p in shared[0]} == {(2, 0.5)}

@@ -187,7 +187,8 @@ def said(*words: str) -> list[str]:
     chosen |= dict(word.split("=", 1) for word in words if word.split("=")[0] in chosen)
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = compose("edit", ["prompt=x", *words])
-    return list(remarks(cfg, words, lambda group: chosen[group], *built(cfg)))
+    objective, representation = built(cfg)
+    return list(remarks(cfg, words, lambda group: chosen[group], [objective], representation))
 
 
 def built(cfg: DictConfig) -> tuple[Any, Any]:
@@ -198,7 +199,11 @@ def built(cfg: DictConfig) -> tuple[Any, Any]:
         representation.chosen = tuple(cfg.representation.parameters)
     method: Any = check_target("loss", cfg.loss._target_)
     if issubclass(method, Objective):
-        return method.__new__(method), representation
+        update = method.__new__(method)
+        single = not issubclass(kind, Spatial)
+        update.prefix, update.redrawable = "loss", [0] if single else [0, 1]
+        update.together = min(cfg.loss.together, len(update.redrawable))
+        return update, representation
     if cfg.editor._target_ is not None:
         return EditorObjective.__new__(EditorObjective), representation
     scene: Any = SimpleNamespace(edit_views=[None] * (2 if issubclass(kind, Spatial) else 1))
@@ -226,6 +231,10 @@ def built(cfg: DictConfig) -> tuple[Any, Any]:
         (["loss=dataset_update", "editor=sdedit", "guidance=3"],
          "loss=dataset_update looks at no guidance=3; its own is editor.guidance"),
         (["loss=dataset_update", "editor=sdedit", "batch_size=3"], "its own is loss.batch_size"),
+        (["loss=dataset_update", "editor=sdedit", "loss.together=4"],
+         "an edit of a single view looks at no loss.together=4"),
+        (["scene=figurine", "loss=dataset_update", "editor=sdedit", "loss.sharing=0.5"],
+         "loss.together=1 looks at no loss.sharing=0.5"),
         (["editor=sdedit", "loss=dds"], "editor=sdedit looks at no loss=dds"),
         (["editor=sdedit", "optimizer.eps=1"], "editor=sdedit looks at no optimizer.eps=1"),
         (["guidance=0"], "guidance=0 leaves the prompt out"),
@@ -246,6 +255,13 @@ def test_a_word_without_effect_is_said(words: list[str], remark: str) -> None:
         ["loss=sds", "guidance=3", "batch_size=4", "turntable=0"],
         ["scene=figurine", "turntable=12", "hold_view=3"],
         ["early_stop.patience=5", "early_stop.min_delta=0.1"],
+        [
+            "scene=figurine",
+            "loss=dataset_update",
+            "editor=sdedit",
+            "loss.together=4",
+            "loss.sharing=0.5",
+        ],
         ["loss=vsd", "loss.rank=8"],
     ],
 )

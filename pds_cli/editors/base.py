@@ -28,6 +28,10 @@ class Editor(ABC):
             prompt, source: one, or one for each image of a batch.
         """
 
+    def asks(self, backbone: Backbone) -> Backbone:
+        """The diffusion prior that `edit` asks: the run's, unless the editor has its own."""
+        return backbone
+
     @abstractmethod
     def edit(
         self,

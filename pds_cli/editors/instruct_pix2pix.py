@@ -109,6 +109,10 @@ class InstructPix2Pix(Editor):
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         self.text = self.model.encode_prompt(prompts, negative)
 
+    def asks(self, backbone: Backbone) -> Backbone:
+        """The model of its own."""
+        return self.model
+
     @torch.no_grad()
     def edit(
         self,

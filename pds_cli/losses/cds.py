@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pds_cli.backbones.base import Backbone
+from pds_cli.backbones.shared_attention import self_attentions
 from pds_cli.errors import UserError
 from pds_cli.losses.base import Branches, Inputs, Loss, inner_generator
 
@@ -120,10 +121,8 @@ def recorded(backbone: Backbone) -> Iterator[list[Tensor]]:
     def keep(module: nn.Module, inputs: object, output: Tensor) -> None:
         found.append(output)
 
-    chosen = [
-        module for name, module in backbone.named_modules()
-        if ".up_blocks." in name and name.endswith(".attn1")
-    ]  # fmt: skip
+    layers = self_attentions(backbone)
+    chosen = [module for name, module in layers.items() if ".up_blocks." in name]
     if not chosen:
         raise UserError(
             "loss=cds reads the self-attention of a UNet, and this backbone has none; "

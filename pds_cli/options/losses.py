@@ -168,9 +168,13 @@ class VSDConf(LossConf):
 
 @dataclass
 class UpdateConf:
-    """Redrawing views one at a time, and fitting the scene to them."""
+    """Redrawing views now and then, and fitting the scene to them."""
 
-    every: int = option("steps between two views that are redrawn", range=STEPS)
+    every: int = option("steps between two calls of the editor", range=STEPS)
+    together: int = option("views that are redrawn in one call of the editor", range=BATCH)
+    sharing: float = option(
+        "how much of self-attention sees the views that are redrawn together", range=SHARE
+    )
     batch_size: int = option("views a step of reconstruction", range=BATCH)
     input: str = option(
         "what is redrawn: a view as it was when the stage began, or as it is now",

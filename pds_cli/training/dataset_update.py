@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pds_cli.backbones.base import Backbone, Text
+from pds_cli.backbones.shared_attention import self_attentions, shared_attention
 from pds_cli.editors.base import Editor, check_draws_images, decode, encode
 from pds_cli.errors import UserError, check_choice
 from pds_cli.options.losses import UPDATE_INITIALS as INITIALS
@@ -29,12 +30,12 @@ from pds_cli.views.view import View
 
 
 class DatasetUpdateObjective(Objective):
-    """Fits a representation to one image a view, and redraws one of the images now and then.
+    """Fits a representation to one image a view, and redraws some of the images now and then.
 
-    Every `every` steps, beginning with the first, the image of one of the scene's `edit_views` is
-    replaced by an edit. They take turns, in an order that is drawn anew for each round. Each step
-    then minimises `representation.reconstruction_loss` on the images that some random views have
-    at present.
+    Every `every` steps, beginning with the first, the images of `together` of the scene's
+    `edit_views` are replaced by edits, in one call of the editor. They take turns, in an order
+    that is drawn anew for each round. Each step then minimises
+    `representation.reconstruction_loss` on the images that some random views have at present.
 
     Images are kept with 8 bits a channel, as a file would: 3HW bytes a view for what was
     redrawn, and as much for the renders of the stage's beginning.
@@ -45,7 +46,11 @@ class DatasetUpdateObjective(Objective):
         backbone: the diffusion prior that the editor asks.
         editor: makes the images.
         text_tgt, text_src: the encoded prompts, one each.
-        every: steps between edits.
+        every: steps between calls of the editor.
+        together: distinct views that one call redraws; all of them where there are fewer. What
+            the editor draws once a call, such as a strength, they have in common.
+        sharing: how much of the self-attention of the editor's network sees the other views of
+            the call, in [0, 1] (`shared_attention`); 0: each view is drawn by itself.
         batch_size: distinct views a step; all of them where there are fewer.
         input: what the editor is given: `stage`, the view's render at the stage's beginning, as
             PDS's published refinement does; or `current`, its render at this step.
@@ -60,10 +65,12 @@ class DatasetUpdateObjective(Objective):
             an edit.
 
     Raises:
-        UserError: no editor, an unknown option, `initial=source` for views without an image, or a
-            backbone whose data are no images.
+        UserError: no editor, an unknown option, `initial=source` for views without an image, a
+            backbone whose data are no images, or one without the self-attention that is to be
+            shared.
 
-    Source: Haque et al., Instruct-NeRF2NeRF, ICCV 2023, arXiv 2303.12789, section 4.2.
+    Source: Haque et al., Instruct-NeRF2NeRF, ICCV 2023, arXiv 2303.12789, section 4.2; for views
+    that are redrawn together, Chen et al., DGE, arXiv 2404.18929.
     """
 
     def __init__(
@@ -76,6 +83,8 @@ class DatasetUpdateObjective(Objective):
         text_src: Text | None,
         *,
         every: int = 10,
+        together: int = 1,
+        sharing: float = 1.0,
         batch_size: int = 8,
         input: str = "current",
         initial: str = "source",
@@ -93,9 +102,11 @@ class DatasetUpdateObjective(Objective):
             )
         check_choice(f"{group}.input", input, INPUTS)
         check_choice(f"{group}.initial", initial, INITIALS)
-        for name, value in (("every", every), ("batch_size", batch_size)):
+        for name, value in (("every", every), ("together", together), ("batch_size", batch_size)):
             if value < 1:
                 raise UserError(f"{group}.{name}={value} must be a whole number of at least 1")
+        if not 0 <= sharing <= 1:
+            raise UserError(f"{group}.sharing={sharing} must lie between 0 and 1")
         check_draws_images(backbone, "a dataset update" if group == "loss" else "refinement")
         without = [view.name for view in self.views if view.image is None]
         if initial == "source" and without:
@@ -103,18 +114,33 @@ class DatasetUpdateObjective(Objective):
                 f"{group}.initial=source needs an image of every view, and {without[0]} has none: "
                 f"use {group}.initial=renders"
             )
+        if together > 1 and sharing and not self_attentions(editor.asks(backbone)):
+            raise UserError(
+                f"{group}.sharing={sharing:g} shares the self-attention of a UNet, and this "
+                f"backbone has none: use {group}.sharing=0"
+            )
         self.representation, self.backbone, self.editor = representation, backbone, editor
         self.text_tgt, self.text_src = text_tgt, text_src
-        self.name = "edit" if group == "loss" else group
+        self.prefix, self.name = group, "edit" if group == "loss" else group
         self.every, self.batch_size, self.seed = every, batch_size, seed
+        self.together, self.sharing = min(together, len(self.redrawable)), sharing
         self.input, self.initial, self.keep_detail = input, initial, keep_detail
         self._beginning: dict[int, Tensor] = {}
         self._edited: dict[int, Tensor] = {}
 
     def idle(self) -> list[Idle]:
-        """Guidance is the editor's, and a batch is one of views."""
+        """Guidance is the editor's, and a batch is one of views; one view shares nothing."""
+        found = []
+        if self.together == 1:
+            single = len(self.redrawable) == 1
+            why = "an edit of a single view" if single else f"{self.prefix}.together=1"
+            keys = ("together", "sharing") if single else ("sharing",)
+            found = [Idle(f"{self.prefix}.{key}", why) for key in keys]
+        if self.prefix == "refine":
+            return found
         guidance = ("guidance", "source_guidance")
         return [
+            *found,
             *(Idle(key, instead=f"editor.{key}") for key in guidance),
             Idle("batch_size", instead="loss.batch_size"),
             Idle("hold_view"),
@@ -143,11 +169,18 @@ class DatasetUpdateObjective(Objective):
         scalar, logs = self.representation.reconstruction_loss(pairs, generator)
         return scalar, {**logs, "redrawn": float(len(self._edited))}
 
-    def turn(self, edit: int) -> int:
-        """Which view edit number 0, 1, … is of: each view once in a round, in random order."""
-        count = len(self.redrawable)
-        generator = step_generator(self.seed, "rounds of views", edit // count)
-        return self.redrawable[int(torch.randperm(count, generator=generator)[edit % count])]
+    def turn(self, edit: int) -> list[int]:
+        """Which views the editor's call number 0, 1, … is of: each view once in a round.
+
+        Views that are drawn together are a random one of each of `together` parts of the scene,
+        in the order that it has them in: they come from all along a camera's path. The last call
+        of a round has what is left.
+        """
+        parts = torch.tensor(self.redrawable).tensor_split(self.together)
+        calls = len(parts[0])  # the first parts are the longest
+        generator = step_generator(self.seed, "rounds of views", edit // calls)
+        orders = [part[torch.randperm(len(part), generator=generator)].tolist() for part in parts]
+        return [order[edit % calls] for order in orders if edit % calls < len(order)]
 
     def training_image(self, index: int) -> Tensor:
         """The image [3,H,W] in [0,1] that a view is fitted to at present."""
@@ -173,26 +206,43 @@ class DatasetUpdateObjective(Objective):
         return seen_from(self.text_tgt, view), None if source is None else seen_from(source, view)
 
     @torch.no_grad()
-    def _redraw(self, index: int, generator: torch.Generator) -> None:
-        view = self.views[index]
-        if self.input == "current":
-            image = self._render(view)
-        else:
-            image = self._beginning[index].float() / 255
-        # A view that has no image was first seen as the stage's beginning showed it.
-        source = self._beginning[index].float() / 255 if view.image is None else view.image
-        image = image[None].to(self.backbone.device)
-        edited = self.editor.edit(
-            self.backbone,
-            image,
-            resize(source.to(image), *image.shape[-2:])[None],
-            *self.texts(view),
-            generator=generator,
-        )
+    def _redraw(self, indices: Sequence[int], generator: torch.Generator) -> None:
+        """Replaces the images of some views by edits; they have the first one's size for it."""
+        own = [self._given(index) for index in indices]
+        image = self._batch(own, own[0])
+        source = self._batch([self._source(index) for index in indices], own[0])
+        texts, sources = zip(*(self.texts(self.views[index]) for index in indices), strict=True)
+        text_src = None if self.text_src is None else Text.cat(sources)
+        network = self.editor.asks(self.backbone)
+        with shared_attention(network, len(indices), self.sharing):
+            edited = self.editor.edit(
+                self.backbone, image, source, Text.cat(texts), text_src, generator=generator
+            )
         if self.keep_detail:
             same = decode(self.backbone, encode(self.backbone, image), image)
-            edited = image + edited - same
-        self._edited[index] = _to_bytes(edited[0])
+        for k, (index, before) in enumerate(zip(indices, own, strict=True)):
+            size = before.shape[-2:]
+            found = resize(edited[k], *size)
+            if self.keep_detail:
+                found = before.to(found) + found - resize(same[k], *size)
+            self._edited[index] = _to_bytes(found)
+
+    def _given(self, index: int) -> Tensor:
+        """What the editor is given of a view, [3,H,W] in [0,1]."""
+        if self.input == "current":
+            return self._render(self.views[index])
+        return self._beginning[index].float() / 255
+
+    def _source(self, index: int) -> Tensor:
+        """What a view was before any edit, [3,H,W] in [0,1]."""
+        image = self.views[index].image
+        # A view that has no image was first seen as the stage's beginning showed it.
+        return self._beginning[index].float() / 255 if image is None else image
+
+    def _batch(self, images: Sequence[Tensor], like: Tensor) -> Tensor:
+        """[B,3,H,W] on the backbone's device, in the size of `like`."""
+        size, device = like.shape[-2:], self.backbone.device
+        return torch.stack([resize(image.to(device, like.dtype), *size) for image in images])
 
     @torch.no_grad()
     def _render(self, view: View) -> Tensor:

@@ -18,7 +18,7 @@ def remarks(
     cfg: DictConfig,
     words: Sequence[str],
     chosen: Callable[[str], str],
-    objective: Objective,
+    objectives: Sequence[Objective],
     representation: Representation,
 ) -> Iterator[str]:
     """A line for each word that this edit does not look at, and for an ω of 0 or below.
@@ -27,12 +27,14 @@ def remarks(
         cfg: of `pds edit`, before recommendations are filled in.
         words: of the command line.
         chosen: group → the option that was chosen from it.
-        objective, representation: what is built of it.
+        objectives: of its stages, that of the edit first.
+        representation: what is edited.
     """
     given = {word.lstrip("+").partition("=")[0]: word.lstrip("+") for word in words}
     given |= {k: f"{k}={cfg[k]}" for k in _ASKED if k not in given and cfg[k] is not None}
-    who = f"{objective.group}={chosen(objective.group)}"
-    idle = _idle(cfg, objective, representation)
+    group = objectives[0].group
+    who = f"{group}={chosen(group)}"
+    idle = _idle(cfg, objectives, representation)
     for name, word in given.items():
         found = next((each for each in idle if within(name, [each.key])), None)
         if found is None or word == "turntable=0":  # which scripts say for all kinds of scenes
@@ -42,8 +44,11 @@ def remarks(
     yield from _without_a_prompt(cfg, given, [each.key for each in idle])
 
 
-def _idle(cfg: DictConfig, objective: Objective, representation: Representation) -> list[Idle]:
-    found = [*objective.idle(), *(Idle(*each) for each in representation.idle().items())]
+def _idle(
+    cfg: DictConfig, objectives: Sequence[Objective], representation: Representation
+) -> list[Idle]:
+    found = [idle for objective in objectives for idle in objective.idle()]
+    found += [Idle(*each) for each in representation.idle().items()]
     if not cfg.early_stop.patience:
         found.append(Idle("early_stop.min_delta", "early_stop.patience=0"))
     return found

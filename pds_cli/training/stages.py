@@ -126,6 +126,8 @@ def refine_stage(cfg: DictConfig, parts: Parts, prompts: Prompts) -> Stage | Non
         prompts.tgt,
         prompts.src,
         every=node.every,
+        together=node.get("together", 1),
+        sharing=node.get("sharing", 1.0),
         batch_size=node.batch_size,
         input=node.input,
         initial=node.initial,

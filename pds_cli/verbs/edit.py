@@ -42,8 +42,8 @@ def main(cfg: DictConfig) -> Path:
     if cfg.resume:
         run.go_on(cfg, fingerprint(cfg))
     else:
-        objective = edit.trainer.stages[0].objective
-        for remark in remarks(asked, overrides(), choice, objective, edit.representation):
+        objectives = [stage.objective for stage in edit.trainer.stages]
+        for remark in remarks(asked, overrides(), choice, objectives, edit.representation):
             print(f"pds: {remark}", file=sys.stderr)
         facts = environment(str(edit.backbone.device), cfg.seed)
         run.begin(cfg, fingerprint(cfg), environment={**facts, "choices": chosen(init=cfg.init)})
