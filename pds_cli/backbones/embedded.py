@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -42,6 +42,15 @@ def folder_of(model: str) -> Path:
 def words_of(prompt: str) -> list[str]:
     """The words of a prompt as the tokenizer sees them: lower case, letters and digits."""
     return re.findall(r"\w+", prompt.lower())
+
+
+def nearest_known(words: Iterable[str], known: Collection[str]) -> dict[str, list[str]]:
+    """The words that are not known, each with the nearest that are."""
+    return {
+        word: difflib.get_close_matches(word, known, n=3, cutoff=0.5)
+        for word in dict.fromkeys(words)
+        if word not in known
+    }
 
 
 def encode_text(text_encoder: Any, ids: Tensor) -> dict[str, Tensor]:
@@ -181,11 +190,7 @@ class EmbeddedBackbone(Backbone):
         ['robott']
         """
         known = [w for w in self.tokenizer.get_vocab() if not w.startswith("[")]
-        return {
-            word: difflib.get_close_matches(word, known, n=3, cutoff=0.5)
-            for word in dict.fromkeys(words_of(prompt))
-            if word not in known
-        }
+        return nearest_known(words_of(prompt), known)
 
     def predict_eps(self, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
         """ε̂ = √ᾱ_t v̂ + √(1−ᾱ_t) x_t [N,C,h,w] from the network's v̂ (arXiv 2202.00512)."""

@@ -153,13 +153,7 @@ class MixtureBackbone(Backbone):
         """ε̂ [R,D] at x [R,D] and ᾱ [R,1] for one prompt; components left out cost nothing."""
         means, variances, log_weights = self._components(label_log_weights, x)
         v = alpha * variances + (1 - alpha)
-        share = _log_terms(x, alpha, means, v, log_weights).softmax(dim=1)
-        if v.shape[1] == 1:
-            score = (alpha.sqrt() * (share @ means) - x) / v
-        else:
-            share = share / v
-            score = alpha.sqrt() * (share @ means) - share.sum(dim=1, keepdim=True) * x
-        return -(1 - alpha).sqrt() * score
+        return mixture_eps(x, alpha, with_squares(means), v, log_weights)
 
     def _components(self, label_log_weights: Tensor, like: Tensor) -> tuple[Tensor, ...]:
         """Means [K,D], variances [1,K] (or [1,1] when all alike) and log weights [K] in use."""
@@ -192,7 +186,8 @@ class MixtureBackbone(Backbone):
             if t is None
             else self.schedule.alphas_cumprod[t].to(flat).view(1, 1)
         )
-        terms = _log_terms(flat, alpha, means, alpha * variances + (1 - alpha), log_weights)
+        v = alpha * variances + (1 - alpha)
+        terms = _log_terms(flat, alpha, with_squares(means), v, log_weights)
         return terms.logsumexp(dim=1)
 
     def posterior(self, x: Tensor, label: str, t: int | None = None) -> Tensor:
@@ -220,15 +215,50 @@ def _positive(number: str) -> float | None:
     return value if 0 < value < math.inf else None
 
 
-def _log_terms(x: Tensor, alpha: Tensor, means: Tensor, v: Tensor, log_weights: Tensor) -> Tensor:
-    """log(w_i N(x; √ᾱ m_i, v_i I)) [R,K] for x [R,D], ᾱ [R,1] (or [1,1]), m [K,D], v [R,K|1]."""
-    inner, square = alpha.sqrt() * x, means.square().sum(dim=1)
+def with_squares(means: Tensor) -> Tensor:
+    """Means m [K,D] as `mixture_eps` takes them, [K,D+1]: |m|² stands in the last column."""
+    return torch.cat([means, means.square().sum(dim=1, keepdim=True)], dim=1)
+
+
+def mixture_eps(x: Tensor, alpha: Tensor, points: Tensor, v: Tensor, log_weights: Tensor) -> Tensor:
+    """Exact ε̂ [R,D] of a Gaussian mixture at x_t [R,D], the formula at the head of this file.
+
+    Args:
+        alpha: ᾱ_t [R,1].
+        points: the means, `with_squares`, [K,D+1].
+        v: the variances v_i at t, [R,K], or [R,1] where they are all alike.
+        log_weights: log w_i, [K] or one for each row [R,K], any sum; −∞ leaves a component out.
+    """
+    share = _log_terms(x, alpha, points, v, log_weights).softmax(dim=1)
+    means = points[:, :-1]
+    if v.shape[1] == 1:
+        score = (alpha.sqrt() * _mixed(share, means) - x) / v
+    else:
+        share = share / v
+        score = alpha.sqrt() * _mixed(share, means) - share.sum(dim=1, keepdim=True) * x
+    return -(1 - alpha).sqrt() * score
+
+
+def _mixed(share: Tensor, means: Tensor) -> Tensor:
+    """share [R,K] @ means [K,D]; of many wide means only those are read that weigh anything."""
+    if len(share) < means.shape[1]:
+        # All that is left out together is less than the rounding of what is not.
+        least = torch.finfo(share.dtype).eps / len(means) * share.amax(dim=1, keepdim=True)
+        heavy = (share > least).any(dim=0).nonzero().squeeze(1)
+        if 4 * len(heavy) < len(means):
+            return share[:, heavy] @ means[heavy]
+    return share @ means
+
+
+def _log_terms(x: Tensor, alpha: Tensor, points: Tensor, v: Tensor, log_weights: Tensor) -> Tensor:
+    """log(w_i N(x; √ᾱ m_i, v_i I)) [R,K]; arguments as in `mixture_eps`."""
+    inner = alpha.sqrt() * x
     if v.shape[1] == 1:
         # One matrix product of width D+1 instead of passes over [R,K].
         left = torch.cat([inner, -0.5 * alpha.expand(len(x), 1)], dim=1) / v
-        terms = torch.addmm(log_weights, left, torch.cat([means, square[:, None]], dim=1).T)
+        terms = torch.addmm(log_weights, left, points.T)
     else:
-        terms = log_weights + (inner @ means.T - 0.5 * alpha * square) / v
+        terms = log_weights + (inner @ points[:, :-1].T - 0.5 * alpha * points[:, -1]) / v
     own = 0.5 * x.square().sum(dim=1, keepdim=True) / v
     return terms - own - 0.5 * x.shape[1] * (2 * math.pi * v).log()
 

@@ -15,6 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from pds_cli.backbones.base import Backbone
 from pds_cli.benchmarks.jobs import words_in
 from pds_cli.config import register
 from pds_cli.editors.base import Editor
@@ -30,7 +31,7 @@ from pds_cli.training.stages import configured_editor
 
 BUDGET = ("steps", "lr", "lr_schedule")
 # All that an edit of a latent beside others can be told; the rest is the same for all of them.
-_KEYS = ("loss", "editor", "guidance", "source_guidance", *BUDGET)
+_KEYS = ("loss", "editor", "backbone", "guidance", "source_guidance", *BUDGET)
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,15 @@ class Method:
             return editor
         loss: Loss = instantiate("loss", self.cfg.loss, allow_modules=list(self.cfg.allow_modules))
         return loss
+
+    def backbone(self, given: Backbone) -> Backbone:
+        """The backbone that its words name; `given` where they name none."""
+        if not any(key_of(word).partition(".")[0] == "backbone" for word in self.words):
+            return given
+        found: Backbone = instantiate(
+            "backbone", self.cfg.backbone, allow_modules=list(self.cfg.allow_modules)
+        )
+        return found
 
     @property
     def node(self) -> dict[str, Any]:

@@ -18,11 +18,10 @@ from pds_cli.metrics.lpips import lpips
 from pds_cli.metrics.psnr import psnr
 from pds_cli.results.path_rendering import load_result, render_path
 from pds_cli.runs.folder import RunFolder
-from pds_cli.scenes.toybox import orbit
 from pds_cli.toybox.cases import Case, all_cases
 from pds_cli.toybox.gallery import picture_tensor
 from pds_cli.toybox.probe import Probe, load_probe
-from pds_cli.toybox.world import Figure, OrbitCamera
+from pds_cli.toybox.world import Figure, OrbitCamera, orbit
 
 SHOWN = 8  # sides of a result that its picture shows
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from torch import Tensor
 
 from pds_cli.backbones.base import Backbone
+from pds_cli.backbones.gallery import GalleryBackbone
 from pds_cli.benchmarks.jobs import check_seeds, chosen, edit_job, seed_folder, words_in
 from pds_cli.benchmarks.tables import SOURCES, save_sheet, tables
 from pds_cli.errors import UserError
@@ -136,8 +137,15 @@ class JobBenchmark(ABC, Generic[Case]):
         `backbone` is not looked at: each job loads its own.
 
         Raises:
-            UserError: a job failed; where such are left out, all of them.
+            UserError: a job failed; where such are left out, all of them. Or `backbone` is one
+                that jobs would not get.
         """
+        if isinstance(backbone, GalleryBackbone):
+            raise UserError(
+                "each edit of this benchmark loads a backbone of its own: give exact scores among "
+                "the words of a method, as in "
+                "'+benchmark.methods.exact=[loss=pds,backbone=toybox_exact]'"
+            )
         cases = self.cases(run)
         results = Results({name: [] for name in self.methods})
         with Progress("edits", len(cases) * len(self.methods)) as progress:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pds_cli.backbones.base import Backbone
+from pds_cli.backbones.toybox_exact import ToyboxExact
 from pds_cli.benchmarks.toybox_scores import pictures
 from pds_cli.editors.base import Editor
 from pds_cli.losses.base import Loss
@@ -85,9 +86,11 @@ def edit_cases(
 
     Chunks are independent runs of the trainer in `run.path/<number>`. With a `key` (what the
     result depends on, beside cases and options) a chunk that an interrupted run left there is
-    taken over when its key is the same.
+    taken over when its key is the same. With exact scores each case is a chunk, as it has pictures
+    of its own.
     """
     edited, seconds = [], 0.0
+    chunk = 1 if isinstance(backbone, ToyboxExact) else chunk
     for first in range(0, len(cases), chunk):
         part = cases[first : first + chunk]
         folder = RunFolder(run.path / f"{first:03d}")
@@ -95,17 +98,25 @@ def edit_cases(
         meta = json.loads(json.dumps(meta, default=str))
         images, took = _left(folder, meta) if key is not None else (None, 0.0)
         if images is None:
+            prior = _exact(part[0], backbone) if isinstance(backbone, ToyboxExact) else backbone
             started = time.monotonic()
             if isinstance(method, Editor):
-                images = _redraw_chunk(part, backbone, method, seed=options.get("seed", 0))
+                images = _redraw_chunk(part, prior, method, seed=options.get("seed", 0))
             else:
-                images = _edit_chunk(part, backbone, method, folder, **options)
+                images = _edit_chunk(part, prior, method, folder, **options)
             took = time.monotonic() - started
             if key is not None:
                 save_checkpoint(folder.checkpoint, {"images": images}, {**meta, "seconds": took})
         edited.append(images)
         seconds += took
     return torch.cat(edited), seconds
+
+
+def _exact(case: Case, settings: ToyboxExact) -> ToyboxExact:
+    """Exact scores of a case's figure, as seen by its camera, with its pictures rendered."""
+    found = settings.about(case.source, case.camera, [case.prompt, case.source_prompt])
+    found.encode_prompt([case.prompt])
+    return found
 
 
 def _left(folder: RunFolder, meta: Mapping[str, Any]) -> tuple[Tensor | None, float]:

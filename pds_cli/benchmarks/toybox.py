@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pds_cli.backbones.base import Backbone
+from pds_cli.backbones.toybox_exact import ToyboxExact
 from pds_cli.benchmarks.jobs import check_seeds, chosen, seed_folder
 from pds_cli.benchmarks.methods import Method, method, sweep_words
 from pds_cli.benchmarks.side_by_side import edit_cases
@@ -37,7 +38,8 @@ class EditBenchmark:
     A run that was interrupted goes on where it was when it is started again with the same `out=`.
 
     Args:
-        methods: name → words of the command line for `pds edit`: a loss or an editor.
+        methods: name → words of the command line for `pds edit`: a loss or an editor, and
+            a backbone where it is not the benchmark's.
         sweep: name → words to try, as for `pds edit -m`, behind those of the method; None: take
             `methods` as they are.
         steps, lr: Adam steps of an edit, and the step size.
@@ -161,8 +163,10 @@ class EditBenchmark:
         run: RunFolder,
         seed: int,
     ) -> tuple[Tensor, float]:
-        made = chosen.build()
+        made, backbone = chosen.build(), chosen.backbone(backbone)
         key: dict[str, Any] = {"method": chosen.node, "weights": _weights(backbone)}
+        if isinstance(backbone, ToyboxExact):
+            key["exact"] = backbone.settings
         if isinstance(own := getattr(made, "model", None), torch.nn.Module):
             key["own_weights"] = _weights(own)
         return edit_cases(cases, backbone, made, run, key=key, seed=seed, **chosen.budget)

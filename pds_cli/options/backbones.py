@@ -6,12 +6,26 @@ from dataclasses import dataclass
 from typing import Any
 
 from pds_cli.options.option import option
-from pds_cli.options.ranges import LONGEST_SIDE, MILLION, NOT_NEGATIVE, SEED, whole
+from pds_cli.options.ranges import (
+    COUNT,
+    LONGEST_SIDE,
+    MILLION,
+    NOT_NEGATIVE,
+    PIXELS,
+    POSITIVE,
+    SEED,
+    TURN,
+    Range,
+    whole,
+)
 from pds_cli.options.target import Target
 from pds_cli.options.verbs import DEVICES
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 OFFLOADS = ("none", "model", "sequential")
+MATCHINGS = ("words", "attributes", "similarity")
+VIEWS = ("camera", "sector", "all")
+_SECTOR = Range(0, 360, above=True)  # degrees
 
 
 @dataclass
@@ -29,6 +43,47 @@ class MixtureConf(BackboneConf):
     noise: float = option("standard deviation of the points around their arc", range=NOT_NEGATIVE)
     std: float = option("spread of the Gaussian that each point is", range=NOT_NEGATIVE)
     seed: int = option("fixes the points", range=SEED)
+
+
+@dataclass
+class ExactConf(BackboneConf):
+    """What exact scores of pictures have, whichever pictures."""
+
+    std: float = option("spread of the Gaussian that each picture's latent is", range=POSITIVE)
+    views: str = option(
+        "pictures that count for a view: its camera's, its sector's, or all", choices=VIEWS
+    )
+    sector: float = option("width of the sector in degrees of azimuth", range=_SECTOR)
+    model: str | None = option(
+        "embedded backbone whose latents it takes; null: components of the patches", text=True
+    )
+    device: str = option("where the pictures are", choices=DEVICES, or_else="cuda:<number>")
+
+
+@dataclass
+class GalleryConf(ExactConf):
+    """Exact scores of a folder of captioned pictures."""
+
+    path: str | None = option("the folder, with its captions.jsonl", text=True)
+    size: int = option("side in pixels that pictures are cropped and resized to", range=PIXELS)
+    matching: str = option("what makes a picture one that a prompt speaks of", choices=MATCHINGS)
+    temperature: float = option(
+        "of matching=similarity: nearer 0, the likest count more", range=POSITIVE
+    )
+
+
+@dataclass
+class ToyboxExactConf(ExactConf):
+    """Exact scores of a toy figure; what is said of the scene comes from there."""
+
+    figure: Any = option("attributes of the figure; the scene's")
+    camera: Any = option("the one camera; the scene's")
+    cameras: int | None = option("number of cameras around it; the scene's", range=COUNT)
+    edit_azimuth: float = option("only cameras within so many degrees of the front", range=TURN)
+    size: int = option("side in pixels of the renders; the scene's", range=PIXELS)
+    prompts: Any = option("texts that name the attributes that take every value")
+    count: int = option("pictures at most, of all cameras together", range=whole(1, MILLION))
+    cache: str = option("folder where renders are kept for the next run", text=True)
 
 
 @dataclass

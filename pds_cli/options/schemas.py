@@ -86,6 +86,8 @@ GROUP_SCHEMAS: dict[str, type] = {
     "backbone/mixture": backbones.MixtureConf,
     "backbone/toybox": backbones.EmbeddedConf,
     "backbone/emoji": backbones.EmbeddedConf,
+    "backbone/gallery": backbones.GalleryConf,
+    "backbone/toybox_exact": backbones.ToyboxExactConf,
     "backbone/stable_diffusion": backbones.StableDiffusionConf,
     "optimizer/adam": runs.AdamConf,
     "optimizer/adamw": runs.AdamConf,

@@ -10,29 +10,13 @@ from torch import Tensor
 from pds_cli.errors import UserError
 from pds_cli.scenes.base import Scene
 from pds_cli.toybox.gallery import picture_tensor
-from pds_cli.toybox.world import Figure, OrbitCamera, caption, true_edit
+from pds_cli.toybox.world import Figure, OrbitCamera, caption, orbit, true_edit
 from pds_cli.views.view import Region, View
 
-# The golden ratio's fractional part spreads any number of elevations evenly.
-_GOLDEN = 0.6180339887
 TRAINING, HELD_OUT = 42, 6  # pictures of each kind that ship with the package
 
 # What a camera's picture shows sharply: the figure, what stands beside it, and the near floor.
 REGION = Region(centre=(0.25, 0.0, 1.3), radius=2.0, near=3.0, far=60.0)
-
-
-def orbit(
-    count: int, first: float, last: float, *, low: float = 6.0, high: float = 28.0
-) -> list[OrbitCamera]:
-    """Cameras at evenly spaced azimuths from `first` to `last`, elevations spread low to high."""
-    step = (last - first) / max(1, count)
-    return [
-        OrbitCamera(
-            azimuth=round(first + (i + 0.5) * step, 3),
-            elevation=round(low + (high - low) * (i * _GOLDEN % 1), 3),
-        )
-        for i in range(count)
-    ]
 
 
 def shipped_views() -> list[tuple[Figure, OrbitCamera]]:

@@ -60,6 +60,10 @@ FLOOR_COLORS = {
 }
 
 
+# The golden ratio's fractional part spreads any number of elevations evenly.
+_GOLDEN = 0.6180339887
+
+
 @dataclass(frozen=True)
 class Figure:
     """One toy figure and its surroundings; each field takes a value of `ATTRIBUTES`.
@@ -127,6 +131,20 @@ class OrbitCamera:
         focal = 0.5 * size / float(np.tan(np.deg2rad(self.field_of_view) / 2))
         pose = look_at(self.position(), self.look_at)
         return Camera(pose, focal, focal, size / 2, size / 2, size, size)
+
+
+def orbit(
+    count: int, first: float, last: float, *, low: float = 6.0, high: float = 28.0
+) -> list[OrbitCamera]:
+    """Cameras at evenly spaced azimuths from `first` to `last`, elevations spread low to high."""
+    step = (last - first) / max(1, count)
+    return [
+        OrbitCamera(
+            azimuth=round(first + (i + 0.5) * step, 3),
+            elevation=round(low + (high - low) * (i * _GOLDEN % 1), 3),
+        )
+        for i in range(count)
+    ]
 
 
 def random_figure(rng: np.random.Generator) -> Figure:

@@ -53,6 +53,8 @@ def begin_at(cfg: DictConfig) -> None:
             cfg[group] = saved[group]
         if "device" in cfg.backbone:
             cfg.backbone.device = cfg.device
+        if "prompts" in cfg.backbone:  # what exact scores of the toybox are told of the edit
+            cfg.backbone.prompts = [cfg.prompt, prompt, cfg.suffix]
         cfg.scene = _scene(folder, saved, prompt)
 
 
