@@ -79,7 +79,7 @@ class Painter:
 
     drawn = 0
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, **quality: int) -> None:
         self.size = size
 
     def render(self, figure: Any, camera: Any) -> np.ndarray:

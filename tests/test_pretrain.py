@@ -312,7 +312,7 @@ def test_rendering_goes_on_where_it_stopped(
     drawn: list[Figure] = []
 
     class Painter:
-        def __init__(self, size: int) -> None:
+        def __init__(self, size: int, **quality: int) -> None:
             self.size = size
 
         def render(self, figure: Figure, camera: Any) -> np.ndarray:

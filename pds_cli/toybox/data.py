@@ -111,7 +111,7 @@ class ToyPainter:
         if self._renderer is None:
             from pds_cli.toybox.renderer import ToyRenderer
 
-            self._renderer = ToyRenderer(self.size)
+            self._renderer = ToyRenderer(self.size, multisamples=0)  # there are very many
         return self._renderer.render(figure, camera)
 
     def close(self) -> None:

