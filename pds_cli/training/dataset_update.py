@@ -24,6 +24,7 @@ from pds_cli.representations.base import Representation
 from pds_cli.runs.checkpoint import under, with_prefix
 from pds_cli.scenes.base import Scene
 from pds_cli.seeds import step_generator
+from pds_cli.training.prompts import ViewPrompts
 from pds_cli.training.trainer import Idle, Objective
 from pds_cli.views.view import View
 
@@ -44,7 +45,7 @@ class DatasetUpdateObjective(Objective):
         representation: what is fitted.
         backbone: the diffusion prior that the editor asks.
         editor: makes the images.
-        text_tgt, text_src: the encoded prompts, one each.
+        text_tgt, text_src: the encoded prompts, one each; see `ViewPrompts`.
         every: steps between edits.
         batch_size: distinct views a step; all of them where there are fewer.
         input: what the editor is given: `stage`, the view's render at the stage's beginning, as
@@ -104,7 +105,7 @@ class DatasetUpdateObjective(Objective):
                 f"use {group}.initial=renders"
             )
         self.representation, self.backbone, self.editor = representation, backbone, editor
-        self.text_tgt, self.text_src = text_tgt, text_src
+        self.texts = ViewPrompts(backbone, text_tgt, text_src)
         self.name = "edit" if group == "loss" else group
         self.every, self.batch_size, self.seed = every, batch_size, seed
         self.input, self.initial, self.keep_detail = input, initial, keep_detail
@@ -166,11 +167,6 @@ class DatasetUpdateObjective(Objective):
         """
         own = self.initial == "source" and index not in self._edited
         return self.views[index] if own else replace(self.views[index], alpha=None)
-
-    def texts(self, view: View) -> tuple[Text, Text | None]:
-        """The target's and the source's prompt for a picture of `view`."""
-        seen_from, source = self.backbone.seen_from, self.text_src
-        return seen_from(self.text_tgt, view), None if source is None else seen_from(source, view)
 
     @torch.no_grad()
     def _redraw(self, index: int, generator: torch.Generator) -> None:

@@ -20,6 +20,7 @@ def remarks(
     chosen: Callable[[str], str],
     objective: Objective,
     representation: Representation,
+    more: Sequence[Idle] = (),
 ) -> Iterator[str]:
     """A line for each word that this edit does not look at, and for an ω of 0 or below.
 
@@ -28,11 +29,12 @@ def remarks(
         words: of the command line.
         chosen: group → the option that was chosen from it.
         objective, representation: what is built of it.
+        more: keys without effect that neither of them knows of.
     """
     given = {word.lstrip("+").partition("=")[0]: word.lstrip("+") for word in words}
     given |= {k: f"{k}={cfg[k]}" for k in _ASKED if k not in given and cfg[k] is not None}
     who = f"{objective.group}={chosen(objective.group)}"
-    idle = _idle(cfg, objective, representation)
+    idle = [*_idle(cfg, objective, representation), *more]
     for name, word in given.items():
         found = next((each for each in idle if within(name, [each.key])), None)
         if found is None or word == "turntable=0":  # which scripts say for all kinds of scenes
