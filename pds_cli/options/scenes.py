@@ -68,7 +68,7 @@ class CaptureSceneConf(Target):
         range=SHARE,
         example=(1, 1, 1),
     )
-    front: Any = option(f"{_FRONT}; null: where most look from", range=TURN)
+    front: Any = option(f"{_FRONT}; null: where views look from on average", range=TURN)
     source_url: str | None = option(
         "where the data is, for the message when it is missing", text=True
     )

@@ -9,6 +9,7 @@ from pds_cli.options.option import option
 from pds_cli.options.ranges import Range
 
 SECTORS = ("4", "8")
+OVERHEAD = 60.0  # degrees
 ABOVE = "above"
 VIEW_WORDS = {
     "front": "front view",
@@ -32,7 +33,8 @@ def _advised(key: str, default: Any) -> str:
 
 def _words(name: str) -> Any:
     where = "above" if name == ABOVE else f"the {name.replace('_', ' ')}"
-    return option(f"of a view from {where}", _advised(f"words.{name}", VIEW_WORDS[name]), text=True)
+    advised = _advised(f"words.{name}", VIEW_WORDS[name])
+    return option(f"for a view from {where}", advised, text=True)
 
 
 @dataclass
@@ -65,7 +67,7 @@ class ViewPromptsConf:
     )
     overhead: float = option(
         "a view from more degrees above the horizon is one from above",
-        _advised("overhead", 60),
+        _advised("overhead", OVERHEAD),
         range=Range(0, 90),
     )
     words: ViewWordsConf = option("what is said; empty: nothing", ViewWordsConf)

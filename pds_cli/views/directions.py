@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pds_cli.errors import UserError
-from pds_cli.options.view_prompts import ABOVE, SIDES
+from pds_cli.options.view_prompts import ABOVE, OVERHEAD, SIDES
 from pds_cli.views.cameras import Camera
 from pds_cli.views.paths import look_at_point
 from pds_cli.views.poses import mean_up, rotation_to_z
@@ -23,7 +23,6 @@ from pds_cli.views.view import Region
 
 log = logging.getLogger(__name__)
 
-OVERHEAD = 60.0
 # Below this length a mean of unit directions says no side: an even arc of 270° has 0.3.
 _SCATTERED = 0.3
 
