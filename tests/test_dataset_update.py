@@ -25,7 +25,8 @@ from pds_cli.runs.folder import RunFolder
 from pds_cli.scenes.base import Scene
 from pds_cli.seeds import step_generator
 from pds_cli.training.dataset_update import DatasetUpdateObjective
-from pds_cli.training.stages import Parts, Prompts, refine_stage
+from pds_cli.training.prompts import Prompts
+from pds_cli.training.stages import Parts, refine_stage
 from pds_cli.training.trainer import Objective, Stage, Trainer
 from pds_cli.views.view import View
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,7 +16,13 @@ from pds_cli.pictures.files import resize
 
 
 class Editor(ABC):
-    """Edits images by text. Built from config with keyword options."""
+    """Edits images by text. Built from config with keyword options.
+
+    Attributes:
+        reads_words: it looks at no encoded prompts, only at the words that `begin` gave it.
+    """
+
+    reads_words: ClassVar[bool] = False
 
     def begin(  # noqa: B027 - optional
         self, *, prompt: str | Sequence[str], source: str | Sequence[str], negative: str = ""

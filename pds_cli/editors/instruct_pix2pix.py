@@ -84,6 +84,8 @@ class InstructPix2Pix(Editor):
     Source: Brooks et al., InstructPix2Pix, CVPR 2023, arXiv 2211.09800.
     """
 
+    reads_words = True
+
     def __init__(
         self,
         *,

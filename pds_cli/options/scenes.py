@@ -29,6 +29,7 @@ SPLITS = ("test", "val", "none")
 LABELS = ("a", "b")
 
 _SHOWS = "what it shows now; source= goes before it"
+_FRONT = "where the front is: degrees about up, 0 at -y, 90 at +x; or a view that looks from there"
 _FIGURE = "attributes of the figure (docs/toybox.md); those not named keep their defaults"
 
 
@@ -67,6 +68,7 @@ class CaptureSceneConf(Target):
         range=SHARE,
         example=(1, 1, 1),
     )
+    front: Any = option(f"{_FRONT}; null: where views look from on average", range=TURN)
     source_url: str | None = option(
         "where the data is, for the message when it is missing", text=True
     )
@@ -146,6 +148,7 @@ class ToyboxSceneConf(Target):
         "an edit looks at views within so many degrees of the front", range=Range(0, 360)
     )
     held_out: int = option("views that measure the fit", range=FEW)
+    front: Any = option(_FRONT, range=TURN)
 
 
 @dataclass

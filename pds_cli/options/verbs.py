@@ -24,6 +24,7 @@ from pds_cli.options.ranges import (
     Range,
     whole,
 )
+from pds_cli.options.view_prompts import ViewPromptsConf
 
 DEVICES = ("auto", "cpu", "cuda")
 LR_SCHEDULES = ("constant", "linear", "cosine")
@@ -109,6 +110,9 @@ class EditConfig(ResumableConfig):
         range=EVERY,
     )
     early_stop: EarlyStopConf = option("when the edit ends before its steps do", EarlyStopConf)
+    view_prompts: ViewPromptsConf = option(
+        "prompts that say from where a view looks", ViewPromptsConf
+    )
     checkpoint_every: int = option(
         "steps between checkpoints; 0: only when stopped", 100, range=EVERY
     )

@@ -117,10 +117,18 @@ def facts(run: RunRecord) -> list[tuple[str, str]]:
         ("Guidance", _first(summary.get("guidance"), config.get("guidance"))),
         ("Steps", None if steps is None else int(steps)),
         ("Seed", config.get("seed")),
+        ("View prompts", counted(summary.get("view_prompts"))),
         ("Time", duration(number(summary.get("seconds")))),
         ("Device", _device(run)),
     ]
     return [(name, shown(value)) for name, value in pairs if value not in (None, "")]
+
+
+def counted(found: Any) -> str:
+    """What prompts said of views, and of how many, as `front view (6), back view (5)`."""
+    if not isinstance(found, dict):
+        return ""
+    return ", ".join(f"{words or 'nothing'} ({count})" for words, count in found.items())
 
 
 def _first(*values: Any) -> Any:

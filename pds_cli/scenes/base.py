@@ -5,15 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import Any
 
 from torch import Tensor
 
+from pds_cli.errors import UserError, did_you_mean
+from pds_cli.options.ranges import TURN, shown
 from pds_cli.views.poses import IDENTITY, Similarity
 from pds_cli.views.view import Region, View
-
-if TYPE_CHECKING:
-    pass
 
 
 class Scene(ABC):
@@ -22,6 +21,8 @@ class Scene(ABC):
     source_prompt: str
     transform: Similarity = IDENTITY
     """From the coordinates of what was captured to the scene's own."""
+    front: float | str | None = None
+    """Where the front of a 3D scene is, as `Compass.of` of `pds_cli.views.directions` takes it."""
 
     @property
     @abstractmethod
@@ -61,3 +62,20 @@ class Scene(ABC):
         Empty where there is nothing to say, as for scenes that know of no true edits.
         """
         return ""
+
+
+def checked_front(front: Any, views: Sequence[View]) -> float | str | None:
+    """`Scene.front` from an option: degrees, the name of one of the views, or None.
+
+    Raises:
+        UserError: something else.
+    """
+    names = [view.name for view in views]
+    number = isinstance(front, int | float) and not isinstance(front, bool)
+    if (number and TURN.holds(front)) or front in (None, *names):
+        return front  # type: ignore[no-any-return]
+    near = did_you_mean(front, names) if isinstance(front, str) else "."
+    raise UserError(
+        f"scene.front={shown(front)} is neither a number of degrees nor a view of this scene that "
+        f"is not held out{near}"
+    )

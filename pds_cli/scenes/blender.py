@@ -26,7 +26,7 @@ class BlenderScene(CaptureScene):
         eval_every: of those, only every so-many-th is read; the sets have 200.
         radius: the object lies in the cube ± radius, which is all there is.
         source_url: where the data can be had, for the sentence when it is not there.
-        source_prompt, max_size, background: see `CaptureScene`.
+        source_prompt, max_size, background, front: see `CaptureScene`.
 
     Raises:
         UserError: no such folder, or a frame that cannot be used, with its name and field.
@@ -42,6 +42,7 @@ class BlenderScene(CaptureScene):
         radius: float = 1.5,
         max_size: int | None = 512,
         background: str | Sequence[float] = "white",
+        front: float | str | None = None,
         source_url: str | None = None,
     ) -> None:
         check_choice("scene.eval_split", eval_split, SPLITS)
@@ -69,6 +70,7 @@ class BlenderScene(CaptureScene):
             centre="none",
             auto_scale=False,
             background=background,
+            front=front,
         )
         self._radius = float(radius)
 

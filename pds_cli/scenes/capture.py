@@ -24,7 +24,7 @@ from pds_cli.pictures.files import read_image, resize
 from pds_cli.pictures.pillow import open_image
 from pds_cli.progress import Progress
 from pds_cli.reading import brief, label
-from pds_cli.scenes.base import Scene
+from pds_cli.scenes.base import Scene, checked_front
 from pds_cli.views.cameras import Camera
 from pds_cli.views.poses import (
     IDENTITY,
@@ -84,6 +84,7 @@ class CaptureScene(Scene):
         eval_interval: the first and every so-many-th photo, by name, is held out for measuring,
             unless the file has lists of its own; 0: none is held out.
         background: what transparent images lie over: `white`, `black` or [r,g,b] in [0,1].
+        front: where the front is, see `Scene.front`.
         applied: how the file's world came from the capture's original one.
 
     Attributes:
@@ -104,6 +105,7 @@ class CaptureScene(Scene):
         auto_scale: bool = True,
         eval_interval: int = 8,
         background: str | Sequence[float] = "white",
+        front: float | str | None = None,
         applied: Similarity = IDENTITY,
     ) -> None:
         check_choice("scene.orientation", orientation, ORIENTATIONS)
@@ -124,6 +126,7 @@ class CaptureScene(Scene):
         held_out = hold_out(frames, eval_interval)
         self._views = self._read([one for one in placed if one[1].name not in held_out])
         self._held_out = [one for one in placed if one[1].name in held_out]
+        self.front = checked_front(front, self._views)
 
     @property
     def source_prompt(self) -> str:  # type: ignore[override]

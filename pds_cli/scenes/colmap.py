@@ -41,8 +41,8 @@ class ColmapScene(CaptureScene):
             photo says nothing; None: no masks.
         downscale: read the images from `<images>_<downscale>`.
         source_url: where the data can be had, for the sentence when it is not there.
-        source_prompt, max_size, orientation, centre, auto_scale, eval_interval, background: see
-            `CaptureScene`.
+        source_prompt, max_size, orientation, centre, auto_scale, eval_interval, background, front:
+            see `CaptureScene`.
 
     Raises:
         UserError: no model there, or one that cannot be read or used, with the image and the field.
@@ -62,6 +62,7 @@ class ColmapScene(CaptureScene):
         auto_scale: bool = True,
         eval_interval: int = 8,
         background: str | Sequence[float] = "white",
+        front: float | str | None = None,
         source_url: str | None = None,
     ) -> None:
         root = scene_folder(path, _LAYOUT, source_url)
@@ -74,6 +75,7 @@ class ColmapScene(CaptureScene):
             auto_scale=auto_scale,
             eval_interval=eval_interval,
             background=background,
+            front=front,
         )
 
 

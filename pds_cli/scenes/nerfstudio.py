@@ -23,8 +23,8 @@ class NerfstudioScene(CaptureScene):
         path: the folder with `transforms.json`, or such a file.
         downscale: read the images from `images_<downscale>` instead of `images`.
         source_url: where the data can be had, for the sentence when it is not there.
-        source_prompt, max_size, orientation, centre, auto_scale, eval_interval, background: see
-            `CaptureScene`. Photos are held out by the file's own lists where it has them.
+        source_prompt, max_size, orientation, centre, auto_scale, eval_interval, background, front:
+            see `CaptureScene`. Photos are held out by the file's own lists where it has them.
 
     `transform` starts from the world before the file's `applied_transform` and `applied_scale`.
 
@@ -44,6 +44,7 @@ class NerfstudioScene(CaptureScene):
         auto_scale: bool = True,
         eval_interval: int = 8,
         background: str | Sequence[float] = "white",
+        front: float | str | None = None,
         source_url: str | None = None,
     ) -> None:
         file = scene_folder(path, _LAYOUT, source_url)
@@ -59,6 +60,7 @@ class NerfstudioScene(CaptureScene):
             auto_scale=auto_scale,
             eval_interval=eval_interval,
             background=background,
+            front=front,
             applied=_applied(file, found),
         )
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from pds_cli.errors import UserError
-from pds_cli.scenes.base import Scene
+from pds_cli.scenes.base import Scene, checked_front
 from pds_cli.toybox.gallery import picture_tensor
 from pds_cli.toybox.world import Figure, OrbitCamera, caption, orbit, true_edit
 from pds_cli.views.view import Region, View
@@ -38,6 +38,7 @@ class ToyboxScene(Scene):
         count: views, evenly spaced around the figure.
         edit_azimuth: an edit looks at the views within so many degrees of the front.
         held_out: views for measuring a reconstruction, from all sides.
+        front: where the front is, see `Scene.front`; at 0 it is where the figure looks.
 
     Raises:
         UserError: an unknown attribute or value, or pictures that can be neither read nor
@@ -52,6 +53,7 @@ class ToyboxScene(Scene):
         count: int = TRAINING,
         edit_azimuth: float = 180.0,
         held_out: int = HELD_OUT,
+        front: float | str | None = 0,
     ) -> None:
         try:
             self.figure = Figure(**dict(figure or {}))
@@ -61,6 +63,7 @@ class ToyboxScene(Scene):
         self.source_prompt = source_prompt or caption(self.figure, [])
         self._cameras = orbit(count, 0, 360)
         self._views = self._seen("view", self._cameras)
+        self.front = checked_front(front, self._views)
         self._held_out = self._seen("eval", orbit(held_out, -175, 185))
         aside = [min(c.azimuth, 360 - c.azimuth) for c in self._cameras]
         self._edited = [i for i, angle in enumerate(aside) if angle <= edit_azimuth]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pds_cli.errors import UserError
+from pds_cli.options.view_prompts import VIEW_WORDS
 
 if TYPE_CHECKING:
     from pds_cli.views.cameras import Camera
@@ -206,15 +207,32 @@ _MENTION = {
 }
 
 
-def caption(figure: Figure, said: Sequence[str] = SAYABLE) -> str:
-    """The caption that names the kind and the attributes in `said`.
+def caption(
+    figure: Figure, said: Sequence[str] = SAYABLE, camera: OrbitCamera | None = None
+) -> str:
+    """The caption that names the kind, the attributes in `said`, and from where a camera looks.
+
+    The last in the words, and behind the comma, of the view-dependent prompts of `pds edit`.
 
     >>> caption(Figure(hat="crown"), ["hat", "clothes"])
     'a photo of a man in green wearing a crown'
+    >>> caption(Figure(), [], OrbitCamera(azimuth=50))
+    'a photo of a man, front left view'
     """
     words = [f"a photo of {_article(figure.kind)}"]
     words += [_phrase(figure, name) for name in SAYABLE if name in said]
-    return " ".join(words)
+    return " ".join(words) + ("" if camera is None else f", {view_words(camera)}")
+
+
+def view_words(camera: OrbitCamera) -> str:
+    """The words of the direction, out of nine, that a camera looks from.
+
+    >>> view_words(OrbitCamera(azimuth=170)), view_words(OrbitCamera(elevation=80))
+    ('back view', 'overhead view')
+    """
+    from pds_cli.views.directions import direction
+
+    return VIEW_WORDS[direction(camera.azimuth, camera.elevation)]
 
 
 def random_mentions(figure: Figure, rng: np.random.Generator) -> list[str]:
@@ -236,8 +254,11 @@ def mentioned(figure: Figure, said: Sequence[str]) -> dict[str, int]:
 
 @lru_cache(maxsize=1)
 def _grammar() -> dict[tuple[str, ...], dict[str, str]]:
-    """Every phrase of `caption`, as words, with the attributes that it says."""
-    found: dict[str, dict[str, str]] = {}
+    """Every phrase of `caption`, as words, with the attributes that it says.
+
+    From where a camera looks says none of the figure.
+    """
+    found: dict[str, dict[str, str]] = {words: {} for words in VIEW_WORDS.values()}
     for kind in KINDS:
         noun = _article(kind)
         found |= {noun: {"kind": kind}, kind: {"kind": kind}, f"a photo of {noun}": {"kind": kind}}
@@ -261,7 +282,7 @@ def _read(text: str) -> tuple[dict[str, str], list[str]]:
         lengths = range(min(longest, len(words) - i), 0, -1)
         phrase = next((p for n in lengths if (p := tuple(words[i : i + n])) in grammar), None)
         meant = grammar[phrase] if phrase else None
-        if phrase and meant and all(said.get(k, v) == v for k, v in meant.items()):
+        if phrase and meant is not None and all(said.get(k, v) == v for k, v in meant.items()):
             said |= meant
             i, gap = i + len(phrase), True
             continue
@@ -315,7 +336,7 @@ def true_edit(figure: Figure, prompt: str) -> tuple[Figure | None, str]:
 
 def vocabulary() -> list[str]:
     """Every word that a caption can contain, sorted."""
-    words = {"his", "its"}
+    words = {"his", "its", *" ".join(VIEW_WORDS.values()).split()}
     for name, values in ATTRIBUTES.items():
         for value in values:
             figure = replace(Figure(beside="ball"), **{name: value})

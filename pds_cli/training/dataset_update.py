@@ -25,6 +25,7 @@ from pds_cli.representations.base import Representation
 from pds_cli.runs.checkpoint import under, with_prefix
 from pds_cli.scenes.base import Scene
 from pds_cli.seeds import step_generator
+from pds_cli.training.prompts import ViewPrompts
 from pds_cli.training.trainer import Idle, Objective
 from pds_cli.views.view import View
 
@@ -45,7 +46,7 @@ class DatasetUpdateObjective(Objective):
         representation: what is fitted.
         backbone: the diffusion prior that the editor asks.
         editor: makes the images.
-        text_tgt, text_src: the encoded prompts, one each.
+        text_tgt, text_src: the encoded prompts, one each; see `ViewPrompts`.
         every: steps between calls of the editor.
         together: distinct views that one call redraws; all of them where there are fewer. What
             the editor draws once a call, such as a strength, they have in common.
@@ -120,7 +121,7 @@ class DatasetUpdateObjective(Objective):
                 f"backbone has none: use {group}.sharing=0"
             )
         self.representation, self.backbone, self.editor = representation, backbone, editor
-        self.text_tgt, self.text_src = text_tgt, text_src
+        self.texts = ViewPrompts(backbone, text_tgt, text_src)
         self.prefix, self.name = group, "edit" if group == "loss" else group
         self.every, self.batch_size, self.seed = every, batch_size, seed
         self.together, self.sharing = min(together, len(self.redrawable)), sharing
@@ -200,11 +201,6 @@ class DatasetUpdateObjective(Objective):
         own = self.initial == "source" and index not in self._edited
         return self.views[index] if own else replace(self.views[index], alpha=None)
 
-    def texts(self, view: View) -> tuple[Text, Text | None]:
-        """The target's and the source's prompt for a picture of `view`."""
-        seen_from, source = self.backbone.seen_from, self.text_src
-        return seen_from(self.text_tgt, view), None if source is None else seen_from(source, view)
-
     @torch.no_grad()
     def _redraw(self, indices: Sequence[int], generator: torch.Generator) -> None:
         """Replaces the images of some views by edits; they have the first one's size for it."""
@@ -212,7 +208,7 @@ class DatasetUpdateObjective(Objective):
         image = self._batch(own, own[0])
         source = self._batch([self._source(index) for index in indices], own[0])
         texts, sources = zip(*(self.texts(self.views[index]) for index in indices), strict=True)
-        text_src = None if self.text_src is None else Text.cat(sources)
+        text_src = None if sources[0] is None else Text.cat(sources)
         network = self.editor.asks(self.backbone)
         with shared_attention(network, len(indices), self.sharing):
             edited = self.editor.edit(

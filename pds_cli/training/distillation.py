@@ -16,6 +16,7 @@ from pds_cli.representations.base import Representation
 from pds_cli.runs.checkpoint import under, with_prefix
 from pds_cli.scenes.base import Scene
 from pds_cli.seeds import step_generator
+from pds_cli.training.prompts import ViewPrompts
 from pds_cli.training.trainer import Idle, Objective
 from pds_cli.views.view import View
 
@@ -30,7 +31,8 @@ class EditObjective(Objective):
     `loss.source_bank`, so are source predictions at fixed pairs (t, ε).
 
     Args:
-        text_tgt, text_src: the encoded prompts, one, or one for each latent of the representation.
+        text_tgt, text_src: the encoded prompts, one, or one for each latent of the representation;
+            see `ViewPrompts`.
         batch_size: noise draws a step; the backbone sees that many times the latents.
         hold_view: steps for which the same random view is kept.
         seed: the run's seed; fixes the order of the views and the pairs of the source bank.
@@ -59,7 +61,7 @@ class EditObjective(Objective):
             )
         self.views = list(scene.edit_views)
         self.representation, self.backbone, self.distillation = representation, backbone, loss
-        self.text_tgt, self.text_src = text_tgt, text_src
+        self.texts = ViewPrompts(backbone, text_tgt, text_src)
         self.batch_size, self.hold_view, self.seed = batch_size, max(1, hold_view), seed
         self._sources: dict[str, Tensor] = {}
         self._banks: dict[str, SourceBank] = {}
@@ -99,11 +101,6 @@ class EditObjective(Objective):
             return self.distillation(*args, progress=progress, generator=generator)
         t, eps, eps_src = self._bank(view).draw(draws, progress, generator)
         return self.distillation.evaluate(*args, t=t, eps=eps, eps_src=eps_src, progress=progress)
-
-    def texts(self, view: View) -> tuple[Text, Text]:
-        """The target's and the source's prompt for a picture of `view`."""
-        seen_from = self.backbone.seen_from
-        return seen_from(self.text_tgt, view), seen_from(self.text_src, view)
 
     def _bank(self, view: View) -> SourceBank:
         if view.name not in self._banks:

@@ -11,8 +11,8 @@ from pds_cli.backbones.base import Backbone, Text
 from pds_cli.editors.base import Editor, check_draws_images
 from pds_cli.representations.base import Representation
 from pds_cli.scenes.base import Scene
+from pds_cli.training.prompts import ViewPrompts
 from pds_cli.training.trainer import Idle, Objective
-from pds_cli.views.view import View
 
 
 class EditorObjective(Objective):
@@ -39,7 +39,7 @@ class EditorObjective(Objective):
         check_draws_images(backbone, "an editor")
         self.views = list(scene.edit_views)
         self.representation, self.backbone, self.editor = representation, backbone, editor
-        self.text_tgt, self.text_src = text_tgt, text_src
+        self.texts = ViewPrompts(backbone, text_tgt, text_src)
 
     def idle(self) -> list[Idle]:
         """Whatever is of losses, steps and optimisers; the editor has keys of its own."""
@@ -52,11 +52,6 @@ class EditorObjective(Objective):
 
     def begin(self) -> None:
         self.representation.begin_edit()
-
-    def texts(self, view: View) -> tuple[Text, Text | None]:
-        """The target's and the source's prompt for a picture of `view`."""
-        seen_from, source = self.backbone.seen_from, self.text_src
-        return seen_from(self.text_tgt, view), None if source is None else seen_from(source, view)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         return self.representation.parameter_groups()

@@ -20,6 +20,7 @@ def remarks(
     chosen: Callable[[str], str],
     objectives: Sequence[Objective],
     representation: Representation,
+    more: Sequence[Idle] = (),
 ) -> Iterator[str]:
     """A line for each word that this edit does not look at, and for an ω of 0 or below.
 
@@ -29,12 +30,13 @@ def remarks(
         chosen: group → the option that was chosen from it.
         objectives: of its stages, that of the edit first.
         representation: what is edited.
+        more: keys without effect that none of them knows of.
     """
     given = {word.lstrip("+").partition("=")[0]: word.lstrip("+") for word in words}
     given |= {k: f"{k}={cfg[k]}" for k in _ASKED if k not in given and cfg[k] is not None}
     group = objectives[0].group
     who = f"{group}={chosen(group)}"
-    idle = _idle(cfg, objectives, representation)
+    idle = [*_idle(cfg, objectives, representation), *more]
     for name, word in given.items():
         found = next((each for each in idle if within(name, [each.key])), None)
         if found is None or word == "turntable=0":  # which scripts say for all kinds of scenes

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from omegaconf import DictConfig
 
-from pds_cli.backbones.base import Backbone, Text
+from pds_cli.backbones.base import Backbone
 from pds_cli.editors.base import Editor
 from pds_cli.errors import UserError
 from pds_cli.instantiate import check_target, instantiate
@@ -16,25 +16,21 @@ from pds_cli.scenes.base import Scene
 from pds_cli.training.dataset_update import DatasetUpdateObjective
 from pds_cli.training.distillation import EditObjective
 from pds_cli.training.one_shot import EditorObjective
+from pds_cli.training.prompts import Prompts, encoded_prompts
 from pds_cli.training.trainer import EarlyStop, Objective, Stage, configured_optimizer
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What the stages of an edit work on."""
+    """What the stages of an edit work on.
+
+    view_words: what prompts say of where views look from (`words_of_views`).
+    """
 
     scene: Scene
     representation: Representation
     backbone: Backbone
-
-
-@dataclass(frozen=True)
-class Prompts:
-    """The prompts of an edit in words (`prompt`, `source`, `negative`), and encoded."""
-
-    words: Mapping[str, str]
-    tgt: Text
-    src: Text
+    view_words: Mapping[str, str] = field(default_factory=dict)
 
 
 def edit_stages(cfg: DictConfig, parts: Parts) -> list[Stage]:
@@ -46,7 +42,7 @@ def edit_stages(cfg: DictConfig, parts: Parts) -> list[Stage]:
     Raises:
         UserError: whatever is wrong with the settings.
     """
-    prompts = _prompts(cfg, parts)
+    prompts = encoded_prompts(cfg, parts.scene.source_prompt, parts.backbone, parts.view_words)
     objective = _objective(cfg, parts, prompts)
     edit = Stage(
         objective.name,
@@ -59,13 +55,6 @@ def edit_stages(cfg: DictConfig, parts: Parts) -> list[Stage]:
     )
     refine = refine_stage(cfg, parts, prompts)
     return [edit] if refine is None else [edit, refine]
-
-
-def _prompts(cfg: DictConfig, parts: Parts) -> Prompts:
-    texts = [text + cfg.suffix for text in (cfg.prompt, parts.scene.source_prompt)]
-    encoded = [parts.backbone.encode_prompt([text], cfg.negative) for text in texts]
-    words = {"prompt": texts[0], "source": texts[1], "negative": cfg.negative}
-    return Prompts(words, *encoded)
 
 
 def _objective(cfg: DictConfig, parts: Parts, prompts: Prompts) -> Objective:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ def main(cfg: DictConfig) -> Path:
     """Runs an edit in its run folder; returns the path of the report."""
     from pds_cli.runs.folder import RunFolder, environment
     from pds_cli.runs.settings import fingerprint, resumed
+    from pds_cli.training.prompts import idle
     from pds_cli.training.remarks import remarks
 
     run = RunFolder(run_folder())
@@ -43,7 +45,8 @@ def main(cfg: DictConfig) -> Path:
         run.go_on(cfg, fingerprint(cfg))
     else:
         objectives = [stage.objective for stage in edit.trainer.stages]
-        for remark in remarks(asked, overrides(), choice, objectives, edit.representation):
+        built, words = (objectives, edit.representation), idle(cfg, edit.view_words)
+        for remark in remarks(asked, overrides(), choice, *built, words):
             print(f"pds: {remark}", file=sys.stderr)
         facts = environment(str(edit.backbone.device), cfg.seed)
         run.begin(cfg, fingerprint(cfg), environment={**facts, "choices": chosen(init=cfg.init)})
@@ -76,6 +79,7 @@ class Edit:
     representation: Representation
     trainer: Trainer
     logger: Any
+    view_words: Mapping[str, str]  # what prompts say of where views look from
     fitted: str | None = None  # the file or folder that a fit was taken from
 
 
@@ -89,6 +93,7 @@ def prepare(cfg: DictConfig, run: RunFolder) -> Edit:
 
     from pds_cli.backbones.base import resolve_device, warn_unknown_words
     from pds_cli.instantiate import instantiate
+    from pds_cli.training.prompts import words_of_views
     from pds_cli.training.stages import Parts, edit_stages
     from pds_cli.training.trainer import check_optimizer
 
@@ -100,24 +105,29 @@ def prepare(cfg: DictConfig, run: RunFolder) -> Edit:
     torch.manual_seed(cfg.seed)  # for parts that start from noise
     scene = instantiate("scene", cfg.scene, allow_modules=allow)
     backbone = instantiate("backbone", cfg.backbone, allow_modules=allow)
-    warn_unknown_words(backbone, cfg.prompt, scene.source_prompt, cfg.suffix)
+    view_words = words_of_views(cfg.view_prompts, scene)
+    said = (cfg.prompt, scene.source_prompt, cfg.suffix, *dict.fromkeys(view_words.values()))
+    warn_unknown_words(backbone, *said)
     if note := scene.ground_truth_note(cfg.prompt + cfg.suffix):
         print(f"pds: {note}", file=sys.stderr)
     representation = instantiate(
         "representation", cfg.representation, scene, backbone, allow_modules=allow
     )
     scene, fitted = started(cfg, scene, representation)
-    stages = edit_stages(cfg, Parts(scene, representation, backbone))
+    stages = edit_stages(cfg, Parts(scene, representation, backbone, view_words))
     trainer = _trainer(cfg, run, stages, logger)
     if cfg.resume and run.checkpoint.is_file():
         trainer.resume(rewind=False)  # a checkpoint that does not fit is refused before the fit
-    return Edit(scene, backbone, representation, trainer, logger, fitted)
+    return Edit(scene, backbone, representation, trainer, logger, view_words, fitted)
 
 
 def _edit(cfg: DictConfig, run: RunFolder, edit: Edit) -> Path:
-    from pds_cli.pages.report import write_report
+    from pds_cli.pages.report import counted, write_report
     from pds_cli.runs.loggers import begin_logger
+    from pds_cli.training.prompts import spread
 
+    if edit.view_words:
+        print(f"view prompts: {counted(spread(edit.view_words))}")
     begin_logger(edit.logger)
     _fit(cfg, run, edit)
     trainer = edit.trainer
@@ -211,6 +221,7 @@ def _finish(
     """Final renders, strip, exports, metrics and summary."""
     from pds_cli.results.outcome import save_views
     from pds_cli.runs.folder import peak_memory
+    from pds_cli.training.prompts import spread
 
     scene, representation, trainer = edit.scene, edit.representation, edit.trainer
     truths = scene.ground_truth_views(cfg.prompt + cfg.suffix)  # as the backbone read it
@@ -226,6 +237,7 @@ def _finish(
             "source_prompt": scene.source_prompt,
             **({"init": cfg.init} if cfg.init else {}),
             **({"fit": edit.fitted} if edit.fitted else {}),
+            **({"view_prompts": spread(edit.view_words)} if edit.view_words else {}),
             "seconds": trainer.seconds,
             "steps": trainer.total_steps,
             **peak_memory(),

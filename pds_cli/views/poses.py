@@ -118,7 +118,7 @@ def normalisation(poses: Tensor, orientation: str, centre: str, auto_scale: bool
         origin = poses[:, :, 3].mean(0) if centre == "poses" else focus(poses)
     rotation = torch.eye(3, dtype=poses.dtype)
     if orientation == "up":
-        rotation = _rotation_to_z(poses[:, :, 1].mean(0))
+        rotation = rotation_to_z(poses[:, :, 1].mean(0))
     elif orientation == "pca":
         rotation = _principal_axes(poses)
     moved = Similarity(torch.cat([rotation, (-rotation @ origin)[:, None]], -1))
@@ -148,7 +148,7 @@ def focus(poses: Tensor) -> Tensor:
     return point
 
 
-def _rotation_to_z(direction: Tensor) -> Tensor:
+def rotation_to_z(direction: Tensor) -> Tensor:
     """The rotation [3,3] by the smallest angle that takes a direction [3] to +z (Rodrigues)."""
     identity = torch.eye(3, dtype=direction.dtype)
     if float(direction.norm()) < 1e-9:
