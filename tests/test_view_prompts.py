@@ -197,7 +197,7 @@ def test_what_sees_no_front_is_refused() -> None:
     above = look_at((0, 0, 5), (0, 0, 0), (0, 1, 0))
     camera = Camera(above, 16.0, 16.0, 8.0, 8.0, 16, 16)
     for front in (None, "a"):
-        with pytest.raises(UserError, match="from right above, which is no front"):
+        with pytest.raises(UserError, match="a would be the front, seen from right above"):
             Compass.of({"a": camera}, Region(), front)
     outwards = [OrbitCamera(a).camera(16) for a in (0, 120, 240)]
     for camera in outwards:

@@ -98,23 +98,10 @@ class Compass:
         up = up / up.norm()
         if isinstance(front, int | float):
             return cls(centre, up, towards(front, up))
-        wanted = [front] if front is not None else edited or cameras
-        sides = {name: _level(cameras[name].position.to(up) - centre, up) for name in wanted}
-        level = {name: side for name, side in sides.items() if side is not None}
-        if not level:
-            raise UserError(
-                f"{'the views look' if front is None else f'view {front} looks'} from right above, "
-                "which is no front: give scene.front=<degrees>"
-            )
-        mean = torch.stack(list(level.values())).mean(0)
-        if float(mean.norm()) < _SCATTERED:
-            name, mean = next(iter(level.items()))
-            log.warning(
-                "the views look from all around: the front is taken to be where %s looks from; "
-                "scene.front=<view or degrees> says otherwise",
-                name,
-            )
-        return cls(centre, up, mean / mean.norm())
+        places = {name: camera.position.to(up) - centre for name, camera in cameras.items()}
+        if front is not None:
+            return cls(centre, up, _side({front: places[front]}, up))
+        return cls(centre, up, _side({name: places[name] for name in edited or cameras}, up))
 
     def angles(self, camera: Camera) -> tuple[float, float]:
         """The azimuth in [0, 360) and the elevation in [−90, 90] that a camera looks from."""
@@ -129,8 +116,25 @@ class Compass:
         return direction(*self.angles(camera), sectors, overhead)
 
 
-def _level(offset: Tensor, up: Tensor) -> Tensor | None:
-    """The unit vector across `up` along an offset [3]; None where that is along `up`."""
-    level = offset - (offset @ up) * up
-    length = float(level.norm())
-    return level / length if length > 1e-3 * float(offset.norm()) else None
+def _side(places: Mapping[str, Tensor], up: Tensor) -> Tensor:
+    """The mean unit direction [3] across `up` of places [3], by name; of the first if none is."""
+    across = {name: place - (place @ up) * up for name, place in places.items()}
+    sides = {
+        name: level / level.norm()
+        for name, level in across.items()
+        if float(level.norm()) > 1e-3 * float(places[name].norm())
+    }
+    if not sides:
+        raise UserError(
+            f"{next(iter(places))} would be the front, seen from right above: give "
+            "scene.front=<degrees>"
+        )
+    mean = torch.stack(list(sides.values())).mean(0)
+    if float(mean.norm()) < _SCATTERED:
+        name, mean = next(iter(sides.items()))
+        log.warning(
+            "the views look from all around: the front is taken to be where %s looks from; "
+            "scene.front=<view or degrees> says otherwise",
+            name,
+        )
+    return mean / mean.norm()
