@@ -356,7 +356,7 @@ def test_an_edit_takes_figure_camera_and_prompts_from_its_scene(
     on = pds("edit", "resume=b")
     assert on.code == 0, "its pictures are those that it began with"
     other = pds("edit", "scene=toy2d", "representation=points", *EXACT, "prompt=a robot", "out=d")
-    assert other.code == 2 and "this scene has none" in other.err and not Path("d").exists()
+    assert other.code == 2 and "there is none here" in other.err and not Path("d").exists()
 
 
 def test_each_camera_of_the_scene_in_3d_has_its_own_pictures(
