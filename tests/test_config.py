@@ -93,6 +93,9 @@ OWN_VALUES = {
     ("scene/figurine2d", "camera"),
     ("backbone/*", "recommended"),
     ("backbone/emoji", "model"),
+    ("backbone/toybox_exact", "figure"),  # the scene's
+    ("backbone/toybox_exact", "camera"),
+    ("backbone/toybox_exact", "prompts"),
     ("backbone/local", "local_files_only"),
     ("backbone/sdxl", "variant"),
     ("loss/pds_plus", "schedule"),

@@ -65,8 +65,11 @@ class ToyboxExact(GalleryBackbone):
         except TypeError as error:
             raise UserError(f"backbone.figure or camera has an unknown field: {error}") from error
         if cameras is not None:
-            around = orbit(cameras, 0, 360)
-            self.cameras = [c for c in around if min(c.azimuth, 360 - c.azimuth) <= edit_azimuth]
+            self.cameras = [c for c in orbit(cameras, 0, 360) if c.aside <= edit_azimuth]
+        if not self.cameras:
+            raise UserError(
+                f"backbone.edit_azimuth={edit_azimuth} leaves no camera; 180 leaves all"
+            )
         self.size, self.prompts = size, [text for text in prompts if text]
         self.settings: dict[str, Any] = {
             "count": count, "cache": cache, "std": std, "views": views, "sector": sector,
@@ -87,7 +90,7 @@ class ToyboxExact(GalleryBackbone):
         if self.figure is None:
             raise UserError(
                 "backbone=toybox_exact renders the figure of scene=figurine2d or scene=figurine, "
-                "and this scene has none"
+                "and there is none here; backbone.figure={} is the default one"
             )
         found = self._figures(self.figure)
         shown = [(figure, camera) for camera in self.cameras for figure in found.figures]

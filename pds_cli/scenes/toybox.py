@@ -65,8 +65,7 @@ class ToyboxScene(Scene):
         self._views = self._seen("view", self._cameras)
         self.front = checked_front(front, self._views)
         self._held_out = self._seen("eval", orbit(held_out, -175, 185))
-        aside = [min(c.azimuth, 360 - c.azimuth) for c in self._cameras]
-        self._edited = [i for i, angle in enumerate(aside) if angle <= edit_azimuth]
+        self._edited = [i for i, c in enumerate(self._cameras) if c.aside <= edit_azimuth]
         if not self._edited:
             raise UserError(
                 f"scene.edit_azimuth={edit_azimuth} leaves none of the {count} views to edit; "

@@ -114,6 +114,11 @@ class OrbitCamera:
     field_of_view: float = 30.0
     look_at: tuple[float, float, float] = (0.2, 0.0, 1.25)
 
+    @property
+    def aside(self) -> float:
+        """Degrees of azimuth away from the front, 0 to 180."""
+        return abs((self.azimuth + 180) % 360 - 180)
+
     def position(self) -> tuple[float, float, float]:
         """The camera centre in world coordinates (z up, the figure faces −y)."""
         azimuth, elevation = np.deg2rad(self.azimuth), np.deg2rad(self.elevation)

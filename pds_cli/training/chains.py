@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from pds_cli.representations.spatial import Spatial
     from pds_cli.scenes.base import Scene
 
+# The backbone that is told of an edit's prompts.
+EXACT = "pds_cli.backbones.toybox_exact.ToyboxExact"
 # What a flat result is, and the scene that it makes.
 FLAT = {
     layout.RESULT_DRAWING: ("pds_cli.scenes.svg.SVGScene", ("size",)),
@@ -53,8 +55,9 @@ def begin_at(cfg: DictConfig) -> None:
             cfg[group] = saved[group]
         if "device" in cfg.backbone:
             cfg.backbone.device = cfg.device
-        if "prompts" in cfg.backbone:  # what exact scores of the toybox are told of the edit
-            cfg.backbone.prompts = [cfg.prompt, prompt, cfg.suffix]
+        if cfg.backbone.get("_target_") == EXACT:
+            texts = (cfg.prompt, prompt, cfg.suffix)
+            cfg.backbone.prompts = [escape_text(text) for text in texts]
         cfg.scene = _scene(folder, saved, prompt)
 
 
