@@ -24,6 +24,13 @@ from pds_cli.errors import UserError
 from pds_cli.options.pretraining import STAGES
 from pds_cli.pictures.captioned import CaptionedImages, load_captioned_images
 from pds_cli.pictures.files import write_image
+from pds_cli.pretraining.adapter import (
+    adapted_components,
+    adapter_of,
+    adapting,
+    check_adapter,
+    save_adapter,
+)
 from pds_cli.pretraining.components import (
     Components,
     build_components,
@@ -89,15 +96,18 @@ def check_recipe(cfg: DictConfig) -> None:
 
     Raises:
         UserError: stages that there are not, a folder `into` that holds something else or cannot
-            be written, or no backbone at `init`.
+            be written, or no backbone at `init`; see also `check_adapter`.
     """
     check_stages(cfg.stages)
     if cfg.init and not (folder_of(cfg.init) / "model_index.json").is_file():
         raise UserError(
             f"init={cfg.init} holds no backbone: give a folder that pds pretrain wrote."
         )
-    model: Any = OmegaConf.to_container(cfg.model, resolve=True)
-    build_components(model, cfg.size, ["a"])  # sizes that fit nothing, before pictures are drawn
+    if adapting(cfg):
+        check_adapter(cfg)
+    else:  # sizes that fit nothing, before pictures are drawn
+        model: Any = OmegaConf.to_container(cfg.model, resolve=True)
+        build_components(model, cfg.size, ["a"])
     into = Path(cfg.into)
     further = cfg.init is not None and Path(cfg.init).resolve() == into.resolve()
     kept = "denoise" not in cfg.stages or further or cfg.get("resume") is not None
@@ -115,11 +125,14 @@ class Recipe:
         model: dict[str, Any] = OmegaConf.to_container(cfg.model, resolve=True)  # type: ignore[assignment]
         every_caption = [c for texts in data.captions for c in texts]
         inputs = 1 if data.sources is None else 2
-        self.parts = build_components(model, cfg.size, every_caption, image_inputs=inputs)
-        if cfg.init:  # its latents too: a UNet knows no others
-            load_components(self.parts, Path(cfg.init))
+        if adapting(cfg):
+            self.parts = adapted_components(cfg, every_caption, inputs)
         else:
-            self._fit_latents(float(model["autoencoder"].get("whiten", 0.5)))
+            self.parts = build_components(model, cfg.size, every_caption, image_inputs=inputs)
+            if cfg.init:  # its latents too: a UNet knows no others
+                load_components(self.parts, Path(cfg.init))
+            else:
+                self._fit_latents(float(model["autoencoder"].get("whiten", 0.5)))
         modules: list[Any] = [self.parts.unet, self.parts.text_encoder, self.parts.autoencoder]
         for module in modules:
             module.to(self.device)
@@ -267,7 +280,10 @@ class Recipe:
         if "decode" in self.cfg.stages and len(self.held_out):
             scores["decoder_psnr"] = self._decoder_psnr()
         if {"decode", "denoise"} & set(self.cfg.stages):
-            save_components(self._with_former(folder), folder)
+            if adapting(self.cfg):
+                save_adapter(self.parts.unet, adapter_of(self.cfg, self.parts), folder)
+            else:
+                save_components(self._with_former(folder), folder)
             for name, sheet in self.preview().items():
                 write_image(folder / f"{name}.png", sheet)
         if self.probe is not None:
