@@ -124,7 +124,7 @@ def save_adapter(unet: Any, adapter: Adapter, folder: Path) -> None:
         (temporary / FILE).chmod(0o644)  # it is written as a private file
         write_index(temporary, adapter)
         move_into(temporary, folder)
-    except OSError as error:
+    except (OSError, UserError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise UserError(f"the adapter cannot be written to {folder} ({error})") from error
 
