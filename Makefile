@@ -124,8 +124,8 @@ toybox: $(STAMP) ## render the toybox world and train its backbone (hours on a C
 toybox-instruct: into $(STAMP) ## train the toybox's model for editor=instruct_pix2pix (half an hour on one core)
 	@$(PRETRAIN) outputs/pretrain/instruct into=outputs/toybox_instruct init=toybox \
 	  data.pairs=true data.folder=outputs/data/toybox64_pairs data.images=7000 data.around=0.5 \
-	  'stages=[denoise]' denoise.steps=3500 denoise.batch_size=16 denoise.lr=3e-4 denoise.warmup=50 \
-	  denoise.high_noise=0.4 denoise.high_noise_from=0
+	  'stages=[denoise]' adapter.rank=24 denoise.steps=3500 denoise.batch_size=16 denoise.lr=1e-3 \
+	  denoise.warmup=50 denoise.high_noise=0.4 denoise.high_noise_from=0
 	$(PICTURE) outputs/toybox_instruct/samples.png $(INTO)/toybox_instruct.webp
 
 emoji: icons $(STAMP) ## train the backbone of icons and their similarity model (hours on a CPU)

@@ -1,20 +1,24 @@
 """Small backbones that ship inside the package (or that `pds pretrain` wrote).
 
 A folder in diffusers format: `unet/`, `text_encoder/`, `tokenizer/`, `scheduler/` and `vae/`,
-where the VAE is our `PatchAutoencoder` and the tokenizer knows whole words.
+where the VAE is our `PatchAutoencoder` and the tokenizer knows whole words. Or an adapter of such
+a folder: see `pds_cli.backbones.adapter`.
 """
 
 from __future__ import annotations
 
 import difflib
+import os
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
+from pds_cli.backbones import adapter as adapters
 from pds_cli.backbones.base import Backbone, Text, check_finite, resolve_device
 from pds_cli.backbones.instruct import InstructMixin
 from pds_cli.backbones.patch_autoencoder import PatchAutoencoder
@@ -32,6 +36,7 @@ _SIZES = (
     "num_train_timesteps",
 )
 PACKAGED = Path(__file__).parents[1] / "data"
+INDEX = "model_index.json"
 
 
 def folder_of(model: str) -> Path:
@@ -216,22 +221,77 @@ class EmbeddedInstructModel(InstructMixin, EmbeddedBackbone):
 
 
 def load_parts(folder: Path) -> dict[str, Any]:
-    """The parts of a backbone folder, as `EmbeddedBackbone._set` takes them.
+    """The parts of a backbone folder, as `EmbeddedBackbone._set` takes them; an adapter is merged.
 
     Raises:
-        UserError: where the folder is missing or a file in it is damaged.
+        UserError: where the folder is missing or a file in it is damaged, or where that holds for
+            the base of an adapter, or it has other weights than the adapter was trained on.
     """
-    if not (folder / "model_index.json").is_file():
+    adapter = read_adapter(folder)
+    if adapter is None:
+        return _read_parts(folder)
+    base = adapters.base_folder(adapter, folder, PACKAGED)
+    if not os.path.isfile(base / INDEX) or read_adapter(base) is not None:  # of any name
+        raise UserError(
+            f"{folder} is an adapter, and its backbone is not in {base}: put that there, or say "
+            f'where it is as "base" in {folder / INDEX}'
+        )
+    with _whole_or_said(folder):
+        tensors, _ = read_weights(folder / adapters.FILE)
+    found = _read_parts(base)
+    if adapters.weights_hash(found["unet"], found["text_encoder"], found["vae"]) != adapter.sha256:
+        raise UserError(
+            f"{folder} is an adapter of other weights than {base} has: bring those back, or train "
+            f"it again with pds pretrain init={base} adapter.rank={adapter.rank}"
+        )
+    with _whole_or_said(folder):
+        adapters.merge(found["unet"], tensors, adapter)
+        check_finite(found["unet"])
+    found["unet"].to(memory_format=torch.channels_last)
+    return found
+
+
+def read_adapter(folder: Path) -> adapters.Adapter | None:
+    """Which adapter a folder holds; None for a backbone of its own.
+
+    Raises:
+        UserError: there is neither, or what the folder says of itself is damaged.
+    """
+    if not (folder / INDEX).is_file():
         raise UserError(
             f"{folder} holds no backbone; write one with pds pretrain, or choose "
             "another with backbone=<name> (pds list backbone)"
         )
+    with _whole_or_said(folder):
+        index = read_json(folder / INDEX)
+        return adapters.Adapter.of(index["adapter"]) if "adapter" in index else None
+
+
+@contextmanager
+def _whole_or_said(folder: Path) -> Iterator[None]:
+    """Around the reading of a folder: what fails becomes one sentence.
+
+    Raises:
+        UserError: naming the folder.
+    """
+    try:
+        yield
+    except Exception as error:  # the libraries raise many kinds, some of them bare
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise UserError(
+            f"the backbone in {folder} is damaged ({reason}); "
+            "write it again with pds pretrain, or reinstall pds"
+        ) from error
+
+
+def _read_parts(folder: Path) -> dict[str, Any]:
+    """The parts of a folder that is no adapter."""
     from diffusers import DDIMScheduler, UNet2DConditionModel
     from transformers import CLIPTextModel, PreTrainedTokenizerFast
 
     quiet_loading()
     scheduler: Any
-    try:
+    with _whole_or_said(folder):
         for file in folder.glob("*/*.json"):
             _check_config(file.name, read_json(file))
         scheduler = DDIMScheduler.from_pretrained(folder / "scheduler")
@@ -244,13 +304,7 @@ def load_parts(folder: Path) -> dict[str, Any]:
             "alphas_cumprod": scheduler.alphas_cumprod,
         }
         _check_parts(**found)
-        return found
-    except Exception as error:  # the libraries raise many kinds, some of them bare
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise UserError(
-            f"the backbone in {folder} is damaged ({reason}); "
-            "write it again with pds pretrain, or reinstall pds"
-        ) from error
+    return found
 
 
 def _check_config(name: str, found: Any) -> None:

@@ -26,6 +26,7 @@ from pds_cli.options.ranges import (
 from pds_cli.options.verbs import PRECISION_HELP, PRECISIONS, ResumableConfig
 
 STAGES = ("probe", "decode", "denoise", "similarity")
+ADAPTED = ("attention", "linear", "convolution")
 
 
 @dataclass
@@ -94,6 +95,14 @@ class PretrainModelConf:
 
 
 @dataclass
+class AdapterConf:
+    """What the stage `denoise` trains in the place of the UNet and the text encoder."""
+
+    rank: int = option("of a LoRA on the UNet of init; 0: no adapter", range=whole(0, MILLION))
+    layers: list[str] = option("kinds of layers that the LoRA is on", choices=ADAPTED)
+
+
+@dataclass
 class PretrainStageConf:
     """Budget and optimiser of one stage."""
 
@@ -148,6 +157,9 @@ class PretrainConfig(ResumableConfig):
         choices=STAGES,
     )
     model: PretrainModelConf = option("sizes of the parts", PretrainModelConf)
+    adapter: AdapterConf = option(
+        "train a few weights beside the UNet of init, and write those alone", AdapterConf
+    )
     denoise: DenoiseConf = option("training of the noise prediction", DenoiseConf)
     decode: DecodeConf = option("training of the decoder", DecodeConf)
     probe: PretrainStageConf = option(

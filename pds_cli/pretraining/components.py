@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pds_cli.backbones.embedded import folder_of, load_parts, quiet_loading, words_of
+from pds_cli.backbones.adapter import FILE as ADAPTER
+from pds_cli.backbones.embedded import INDEX, folder_of, load_parts, quiet_loading, words_of
 from pds_cli.backbones.patch_autoencoder import PatchAutoencoder
 from pds_cli.errors import UserError, first_line
 from pds_cli.files import write_text
@@ -219,11 +220,9 @@ def _widened(former: Any, unet: Any, grows: bool) -> dict[str, Tensor]:
     return dict(state)
 
 
+_PARTS = ("unet", "text_encoder", "vae", "tokenizer", "scheduler")
 _OURS = frozenset(
-    [
-        *("model_index.json", "unet", "text_encoder", "vae", "tokenizer", "scheduler"),
-        *("probe.safetensors", "similarity.safetensors", "samples.png"),
-    ]
+    [INDEX, *_PARTS, ADAPTER, "probe.safetensors", "similarity.safetensors", "samples.png"]
 )
 
 
@@ -235,7 +234,7 @@ def check_backbone_target(folder: Path, replaces: bool) -> None:
     """
     if not is_free(folder):
         there = {path.name for path in folder.iterdir()} if folder.is_dir() else {""}
-        if "model_index.json" not in there and not there <= _OURS:
+        if INDEX not in there and not there <= _OURS:
             raise UserError(
                 f"into={folder} is not empty, and what is there is no backbone: choose another "
                 "into=<folder>."
@@ -284,23 +283,32 @@ def save_components(parts: Components, folder: Path, dtype: torch.dtype = torch.
         parts.tokenizer.backend_tokenizer.no_padding()
         parts.tokenizer.save_pretrained(temporary / "tokenizer")
         scheduler.save_pretrained(temporary / "scheduler")
-        write_text(temporary / "model_index.json", json.dumps(_INDEX, indent=2) + "\n")
-        _move_into(temporary, folder)
+        write_text(temporary / INDEX, json.dumps(_INDEX, indent=2) + "\n")
+        move_into(temporary, folder)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise UserError(f"the backbone cannot be written to {folder} ({error})") from error
 
 
-def _move_into(temporary: Path, folder: Path) -> None:
-    """Puts the parts in their place; without the index, which comes last, there is no backbone."""
+def move_into(temporary: Path, folder: Path) -> None:
+    """Puts parts in the place of what a folder has; without the index, which comes last, there is
+    no backbone.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "model_index.json").unlink(missing_ok=True)
-    parts = [path for path in temporary.iterdir() if path.is_dir()]
-    for part in parts:
-        shutil.rmtree(folder / part.name, ignore_errors=True)
-        part.rename(folder / part.name)
-    (temporary / "model_index.json").rename(folder / "model_index.json")
+    (folder / INDEX).unlink(missing_ok=True)
+    remove_parts(folder)
+    for part in temporary.iterdir():
+        if part.name != INDEX:
+            part.rename(folder / part.name)
+    (temporary / INDEX).rename(folder / INDEX)
     temporary.rmdir()
+
+
+def remove_parts(folder: Path) -> None:
+    """Removes the parts of a backbone, or the weights of an adapter."""
+    for name in _PARTS:
+        shutil.rmtree(folder / name, ignore_errors=True)
+    (folder / ADAPTER).unlink(missing_ok=True)
 
 
 def _half_copy(module: Any, dtype: torch.dtype) -> Any:

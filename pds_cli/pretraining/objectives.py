@@ -19,7 +19,7 @@ from pds_cli.training.trainer import Objective
 
 
 class ExponentialAverage:
-    """An exponential moving average of a module's parameters.
+    """An exponential moving average of a module's parameters, those that are trained.
 
     The decay rises as min(decay, (1 + n) / (10 + n)), so that early averages forget the
     initialisation.
@@ -27,22 +27,24 @@ class ExponentialAverage:
 
     def __init__(self, module: nn.Module, decay: float = 0.999) -> None:
         self.module, self.decay = module, decay
-        self.shadow = {k: v.detach().clone() for k, v in module.named_parameters()}
+        trained = ((k, v) for k, v in module.named_parameters() if v.requires_grad)
+        self.shadow = {k: v.detach().clone() for k, v in trained}
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Moves the average towards the present parameters."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        now = [v.detach() for _, v in self.module.named_parameters()]
+        now = [v.detach() for k, v in self.module.named_parameters() if k in self.shadow]
         torch._foreach_lerp_(list(self.shadow.values()), now, 1 - decay)
 
     @torch.no_grad()
     def swap(self) -> None:
         """Exchanges the parameters and their average; a second call undoes the first."""
-        for name, parameter in self.module.named_parameters():
-            held = parameter.detach().clone()
-            parameter.copy_(self.shadow[name])
-            self.shadow[name].copy_(held)
+        parameters = dict(self.module.named_parameters())
+        for name, average in self.shadow.items():
+            held = parameters[name].detach().clone()
+            parameters[name].copy_(average)
+            average.copy_(held)
 
 
 class _ModuleObjective(Objective):

@@ -8,9 +8,14 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from pds_cli.backbones.embedded import load_parts
+from pds_cli.backbones.adapter import base_folder, base_name
+from pds_cli.backbones.embedded import PACKAGED, load_parts, read_adapter
+from pds_cli.pretraining.adapter import write_index
+from pds_cli.pretraining.components import remove_parts
 from pds_cli.scripts import check_words, run
 from pds_cli.weights import PACKED, read_weights, write_weights
 
@@ -18,11 +23,28 @@ from pds_cli.weights import PACKED, read_weights, write_weights
 def pack_backbone(source: Path, target: Path) -> None:
     """Packs a backbone folder for the package: the parts' weights, and the models beside them.
 
+    An adapter stays one, of the same base.
+
     Raises:
         UserError: there is no backbone, or the target cannot be written.
     """
-    parts = load_parts(source)
+    parts, adapter = load_parts(source), read_adapter(source)
+    if source.resolve() != target.resolve():
+        remove_parts(target)
     _copy(source, target)
+    if adapter is None:
+        _pack_parts(parts, source, target)
+    else:
+        base = base_name(base_folder(adapter, source, PACKAGED), target, PACKAGED)
+        write_index(target, replace(adapter, base=base))
+    for file in source.glob("*.safetensors"):
+        write_weights(target / file.name, *read_weights(file))
+    for file in target.rglob("*.safetensors"):
+        file.chmod(0o644)  # they are written as private files
+
+
+def _pack_parts(parts: dict[str, Any], source: Path, target: Path) -> None:
+    """The parts of a backbone of its own."""
     for part in ("unet", "text_encoder", "vae"):
         for old in (target / part).glob("*.safetensors"):
             old.unlink()
@@ -30,10 +52,6 @@ def pack_backbone(source: Path, target: Path) -> None:
         write_weights(target / part / PACKED, parts[part].state_dict(), {"part": part})
     for rest in ("tokenizer", "scheduler"):
         _copy(source / rest, target / rest)
-    for file in source.glob("*.safetensors"):
-        write_weights(target / file.name, *read_weights(file))
-    for file in target.rglob("*.safetensors"):
-        file.chmod(0o644)  # they are written as private files
 
 
 def _copy(source: Path, target: Path) -> None:

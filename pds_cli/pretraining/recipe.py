@@ -24,6 +24,13 @@ from pds_cli.errors import UserError
 from pds_cli.options.pretraining import STAGES
 from pds_cli.pictures.captioned import CaptionedImages, DrawnImages, load_captioned_images
 from pds_cli.pictures.files import write_image
+from pds_cli.pretraining.adapter import (
+    adapted_components,
+    adapter_of,
+    adapting,
+    check_adapter,
+    save_adapter,
+)
 from pds_cli.pretraining.components import (
     Components,
     build_components,
@@ -102,7 +109,8 @@ def check_recipe(cfg: DictConfig) -> None:
 
     Raises:
         UserError: stages that there are not, new pictures of what is not drawn, a folder `into`
-            that holds something else or cannot be written, or no backbone at `init`.
+            that holds something else or cannot be written, or no backbone at `init`; see also
+            `check_adapter`.
     """
     check_stages(cfg.stages)
     if cfg.init and not (folder_of(cfg.init) / "model_index.json").is_file():
@@ -114,8 +122,11 @@ def check_recipe(cfg: DictConfig) -> None:
             f"data.fresh={cfg.data.fresh} draws further toybox pictures: it needs data.toybox=true "
             "and no data.icons"
         )
-    model: Any = OmegaConf.to_container(cfg.model, resolve=True)
-    build_components(model, cfg.size, ["a"])  # sizes that fit nothing, before pictures are drawn
+    if adapting(cfg):
+        check_adapter(cfg)
+    else:  # sizes that fit nothing, before pictures are drawn
+        model: Any = OmegaConf.to_container(cfg.model, resolve=True)
+        build_components(model, cfg.size, ["a"])
     into = Path(cfg.into)
     further = cfg.init is not None and Path(cfg.init).resolve() == into.resolve()
     kept = "denoise" not in cfg.stages or further or cfg.get("resume") is not None
@@ -134,20 +145,26 @@ class Recipe:
         torch.manual_seed(cfg.seed)
         model: dict[str, Any] = OmegaConf.to_container(cfg.model, resolve=True)  # type: ignore[assignment]
         every_caption = [c for texts in data.captions for c in texts]
-        if isinstance(self.train, DrawnImages):  # of which the first few may not hold every word
-            every_caption += vocabulary()
         inputs = 1 if data.sources is None else 2
-        self.parts = build_components(model, cfg.size, every_caption, image_inputs=inputs)
-        whiten = float(model["autoencoder"].get("whiten", 0.5))
-        if cfg.init:  # its latents too: a UNet knows no others
-            load_components(self.parts, Path(cfg.init), sample=self._sample, whiten=whiten)
+        if adapting(cfg):
+            self.parts = adapted_components(cfg, every_caption, inputs)
         else:
-            self.parts.autoencoder.fit_components(self._sample(), whiten)
+            if isinstance(self.train, DrawnImages):  # the first few may not hold every word
+                every_caption += vocabulary()
+            self.parts = build_components(model, cfg.size, every_caption, image_inputs=inputs)
+            self._begin_with(cfg.init, float(model["autoencoder"].get("whiten", 0.5)))
         modules: list[Any] = [self.parts.unet, self.parts.text_encoder, self.parts.autoencoder]
         for module in modules:
             module.to(self.device)
         self.probe: Any = None
         self.similarity: Any = None
+
+    def _begin_with(self, init: str | None, whiten: float) -> None:
+        """Another backbone's weights, its latents too, as a UNet knows no others; or fresh ones."""
+        if init:
+            load_components(self.parts, Path(init), sample=self._sample, whiten=whiten)
+        else:
+            self.parts.autoencoder.fit_components(self._sample(), whiten)
 
     def _sample(self) -> Tensor:
         """Images for the encoder, always the same, so that every run from nothing gets the same."""
@@ -292,7 +309,10 @@ class Recipe:
         if "decode" in self.cfg.stages and len(self.held_out):
             scores["decoder_psnr"] = self._decoder_psnr()
         if {"decode", "denoise"} & set(self.cfg.stages):
-            save_components(self._with_former(folder), folder)
+            if adapting(self.cfg):
+                save_adapter(self.parts.unet, adapter_of(self.cfg, self.parts), folder)
+            else:
+                save_components(self._with_former(folder), folder)
             for name, sheet in self.preview().items():
                 write_image(folder / f"{name}.png", sheet)
         if self.probe is not None:
