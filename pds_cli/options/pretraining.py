@@ -44,6 +44,7 @@ class PretrainDataConf:
         "toybox pictures drawn anew at each step, in place of the oldest", range=EVERY
     )
     around: float = option("share of them that look from anywhere, not from the front", range=SHARE)
+    views: float = option("share of the captions that say from where a picture looks", range=SHARE)
     pairs: bool = option("edits beside their sources: makes a model that edits by instruction")
     seed: int = option("fixes which pictures are drawn", range=SEED)
 

@@ -67,8 +67,9 @@ def prepare_data(cfg: DictConfig) -> CaptionedImages:
 
         with Progress("rendering", data.images) as progress:
             make_dataset(
-                folder, data.images, cfg.size, data.seed, data.around, progress.update, data.pairs
-            )
+                folder, data.images, cfg.size, data.seed, data.around, progress.update,
+                data.pairs, data.views,
+            )  # fmt: skip
     found = load_captioned_images(folder, cfg.size)
     if not data.pairs:
         return replace(found, sources=None)
@@ -84,7 +85,8 @@ def drawn_without_end(cfg: DictConfig, there: CaptionedImages, first: int) -> Ca
         return there
     from pds_cli.toybox.data import ToyPainter
 
-    painter = ToyPainter(Path(data.folder), cfg.size, data.seed, data.around, data.pairs)
+    how = (data.seed, data.around, data.views, data.pairs)
+    painter = ToyPainter(Path(data.folder), cfg.size, *how)
     return DrawnImages(there, painter, data.fresh, first)
 
 

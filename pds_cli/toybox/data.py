@@ -30,19 +30,27 @@ from pds_cli.toybox.world import (
     random_camera,
     random_figure,
     random_mentions,
+    view_words,
 )
 
 CAPTIONS_PER_IMAGE = 6
 
 
-def describe(seed: int, index: int, around: float = 0.0) -> tuple[dict[str, Any], Any, Any]:
-    """The JSONL record, figure and camera of image `index`; `around` as in `random_camera`."""
+def describe(
+    seed: int, index: int, around: float = 0.0, views: float = 0.0
+) -> tuple[dict[str, Any], Any, Any]:
+    """The JSONL record, figure and camera of image `index`.
+
+    Args:
+        around: as in `random_camera`.
+        views: share of the captions that say from where the camera looks, in [0,1].
+    """
     rng = np.random.default_rng((seed, index))
     figure, camera = random_figure(rng), random_camera(rng, around)
     captions = [caption(figure, random_mentions(figure, rng)) for _ in range(CAPTIONS_PER_IMAGE)]
     record = {
         "file": f"images/{index // 1000:03d}/{index:06d}.png",
-        "captions": captions,
+        "captions": _with_views(captions, camera, rng, views),
         "figure": asdict(figure),
         "camera": asdict(camera),
     }
@@ -52,7 +60,16 @@ def describe(seed: int, index: int, around: float = 0.0) -> tuple[dict[str, Any]
 CHANGEABLE = ("kind", *SAYABLE)
 
 
-def describe_pair(seed: int, index: int, around: float = 0.0) -> tuple[dict[str, Any], Any, Any]:
+def _with_views(
+    captions: list[str], camera: OrbitCamera, rng: np.random.Generator, share: float
+) -> list[str]:
+    said = rng.random(len(captions)) < share
+    return [f"{c}, {view_words(camera)}" if s else c for c, s in zip(captions, said, strict=True)]
+
+
+def describe_pair(
+    seed: int, index: int, around: float = 0.0, views: float = 0.0
+) -> tuple[dict[str, Any], Any, Any]:
     """As `describe`, of an edit; under `source` the record has its source's file and figure."""
     rng = np.random.default_rng((seed, index, 1))
     source, camera = random_figure(rng), random_camera(rng, around)
@@ -64,10 +81,11 @@ def describe_pair(seed: int, index: int, around: float = 0.0) -> tuple[dict[str,
     target = replace(source, **changed)
     said = [name for name in SAYABLE if name in changed]
     more = [*said, str(rng.choice(SAYABLE))]  # a prompt may also name what is there already
+    captions = [caption(target, said), caption(target, said), caption(target, more)]
     file = f"images/{index // 1000:03d}/{index:06d}"
     record = {
         "file": f"{file}.png",
-        "captions": [caption(target, said), caption(target, said), caption(target, more)],
+        "captions": _with_views(captions, camera, rng, views),
         "figure": asdict(target),
         "camera": asdict(camera),
         "source": {"file": f"{file}_source.png", "figure": asdict(source)},
@@ -82,16 +100,22 @@ class ToyPainter:
     """
 
     def __init__(
-        self, folder: Path, size: int, seed: int = 0, around: float = 0.0, pairs: bool = False
+        self,
+        folder: Path,
+        size: int,
+        seed: int = 0,
+        around: float = 0.0,
+        views: float = 0.0,
+        pairs: bool = False,
     ) -> None:
         self.folder, self.size, self.seed = folder, size, seed
-        self.around, self.pairs = around, pairs
+        self.around, self.views, self.pairs = around, views, pairs
         self._renderer: Any = None
 
     def record(self, index: int) -> dict[str, Any]:
         """Its JSONL record, when its file is there, and its source's if it is an edit."""
         describe_one = describe_pair if self.pairs else describe
-        record, figure, camera = describe_one(self.seed, index, self.around)
+        record, figure, camera = describe_one(self.seed, index, self.around, self.views)
         shown = {record["file"]: figure}
         if self.pairs:
             shown[record["source"]["file"]] = Figure(**record["source"]["figure"])
@@ -129,12 +153,14 @@ def make_dataset(
     around: float = 0.0,
     on_image: Callable[[int], None] | None = None,
     pairs: bool = False,
+    views: float = 0.0,
 ) -> Path:
     """Renders `count` captioned pictures of `size`×`size` pixels into `folder`.
 
     Args:
         around: share of the pictures that look from anywhere, not from the front, in [0,1].
         pairs: each is an edit, and its source is rendered too.
+        views: share of the captions that say from where a picture looks, in [0,1].
         on_image: called with the number of pictures done, for a progress bar.
 
     Returns:
@@ -149,7 +175,7 @@ def make_dataset(
         with index_file.open(encoding="utf-8") as lines:
             if sum(1 for _ in lines) == count:
                 return index_file
-    painter, records = ToyPainter(folder, size, seed, around, pairs), []
+    painter, records = ToyPainter(folder, size, seed, around, views, pairs), []
     for i in range(count):
         records.append(json.dumps(painter.record(i), ensure_ascii=False))
         if on_image is not None:
