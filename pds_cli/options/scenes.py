@@ -29,7 +29,7 @@ SPLITS = ("test", "val", "none")
 LABELS = ("a", "b")
 
 _SHOWS = "what it shows now; source= goes before it"
-_FRONT = "where the front is: degrees about up, 0 at -y, 90 at +x; or a view that looks from there"
+_FRONT = "the front: degrees about up (0: -y, 90: +x), or a view's name"
 _FIGURE = "attributes of the figure (docs/toybox.md); those not named keep their defaults"
 
 
@@ -68,7 +68,7 @@ class CaptureSceneConf(Target):
         range=SHARE,
         example=(1, 1, 1),
     )
-    front: Any = option(f"{_FRONT}; null: where views look from on average", range=TURN)
+    front: Any = option(f"{_FRONT}; null: the views' mean", range=TURN)
     source_url: str | None = option(
         "where the data is, for the message when it is missing", text=True
     )
