@@ -225,6 +225,7 @@ def built(cfg: DictConfig) -> tuple[Any, Any]:
         (["loss=cds", "loss.contrast=0", "loss.patches=8"], "loss.contrast=0.0 looks at no"),
         (["early_stop.min_delta=0.1"], "early_stop.patience=0 looks at no early_stop.min"),
         (["turntable=12"], "an edit of a single view looks at no turntable=12"),
+        (["views_per_step=4"], "an edit of a single view looks at no views_per_step=4"),
         (["hold_view=4"], "an edit of a single view looks at no hold_view=4"),
         (["scene=cat_icon", "representation.opacity_lr=1"],
          "representation.parameters=[points,colors] looks at no representation.opacity_lr=1"),

@@ -27,6 +27,7 @@ from pds_cli.runs.folder import RunFolder
 from pds_cli.seeds import step_generator
 from pds_cli.training.distillation import EditObjective
 from pds_cli.training.trainer import Stage, Trainer
+from pds_cli.views.view import View
 
 LOSSES: dict[str, Callable[..., Loss]] = {
     "dds": lambda **o: DDS(guidance=3.0, source_guidance=1.5, **o),
@@ -259,13 +260,37 @@ def test_the_filmstrip_shows_the_first_view_alone() -> None:
 def test_views_are_held_and_depend_on_the_seed() -> None:
     def order(seed: int, hold: int = 1) -> list[str]:
         edit = objective(DDS(guidance=1.0), 5, hold_view=hold, seed=seed)
-        return [edit._pick(step).name for step in range(60)]
+        return [edit._pick(step)[0].name for step in range(60)]
 
     assert order(0) == order(0) != order(1)
     assert set(order(0)) == {f"view{i}" for i in range(5)}
     held = order(0, hold=4)
     assert all(len(set(held[i : i + 4])) == 1 for i in range(0, 60, 4))
     assert len(set(held)) > 2
+
+
+def test_a_step_of_several_views_takes_their_mean() -> None:
+    """Each distinct, by the same draws as a step that looks at it alone would have had."""
+    edit = objective(DDS(guidance=1.0), 5, views_per_step=3)
+    names = [view.name for view in edit._pick(7)]
+    assert (
+        len(set(names)) == 3 and len({tuple(v.name for v in edit._pick(s)) for s in range(9)}) > 3
+    )
+    assert len(objective(DDS(guidance=1.0), 2, views_per_step=3)._pick(0)) == 2
+
+    edit = objective(DDS(guidance=1.0), 5)
+    theta, generator = edit.parameter_groups()[0]["params"][0], step_generator(0, "edit", 7)
+
+    def gradient(views: list[View], generator: torch.Generator) -> tuple[Tensor, set[str]]:
+        edit._pick, theta.grad = lambda step: views, None
+        scalar, logs = edit.loss(7, 0.0, generator)
+        scalar.backward()
+        return theta.grad.clone(), set(logs)
+
+    together, logs = gradient(edit.views, step_generator(0, "edit", 7))
+    alone, others = zip(*(gradient([view], generator) for view in edit.views), strict=True)
+    torch.testing.assert_close(together, torch.stack(alone).mean(0))
+    assert all(logs == other for other in others)
 
 
 def test_the_latents_agree_though_the_render_has_another_size() -> None:

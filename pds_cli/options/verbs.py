@@ -99,6 +99,9 @@ class EditConfig(ResumableConfig):
     hold_view: int = option(
         "steps for which the same view is kept, in scenes of many views", 1, range=STEPS
     )
+    views_per_step: int = option(
+        "views whose mean gradient a step takes, in scenes of many views", 1, range=BATCH
+    )
     lr_schedule: str = option(
         "how the step size goes on after the warm-up",
         "${oc.select:backbone.recommended.lr_schedule,constant}",

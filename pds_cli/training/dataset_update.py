@@ -145,6 +145,7 @@ class DatasetUpdateObjective(Objective):
             *(Idle(key, instead=f"editor.{key}") for key in guidance),
             Idle("batch_size", instead="loss.batch_size"),
             Idle("hold_view"),
+            Idle("views_per_step"),
         ]
 
     def begin(self) -> None:

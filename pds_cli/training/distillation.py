@@ -26,15 +26,18 @@ LEARNT = "loss"  # what the loss has learnt, in a checkpoint
 class EditObjective(Objective):
     """Moves a representation's parameters along a distillation loss.
 
-    A step takes one view, brings its render to x_0^tgt, and asks the loss for the mean gradient
-    over `batch_size` draws of (t, ε). The source latent of a view is encoded once and kept; with
-    `loss.source_bank`, so are source predictions at fixed pairs (t, ε).
+    A step takes a view, brings its render to x_0^tgt, and asks the loss for the mean gradient
+    over `batch_size` draws of (t, ε); or it takes several views, and the mean of their gradients.
+    The source latent of a view is encoded once and kept; with `loss.source_bank`, so are source
+    predictions at fixed pairs (t, ε).
 
     Args:
         text_tgt, text_src: the encoded prompts, one, or one for each latent of the representation;
             see `ViewPrompts`.
         batch_size: noise draws a step; the backbone sees that many times the latents.
-        hold_view: steps for which the same random view is kept.
+        hold_view: steps for which the same random views are kept.
+        views_per_step: distinct views whose mean gradient a step takes, one after the other; all
+            of them where there are fewer.
         seed: the run's seed; fixes the order of the views and the pairs of the source bank.
 
     Raises:
@@ -52,6 +55,7 @@ class EditObjective(Objective):
         *,
         batch_size: int = 1,
         hold_view: int = 1,
+        views_per_step: int = 1,
         seed: int = 0,
     ) -> None:
         if loss.source_bank and batch_size > loss.source_bank:
@@ -63,6 +67,7 @@ class EditObjective(Objective):
         self.representation, self.backbone, self.distillation = representation, backbone, loss
         self.texts = ViewPrompts(backbone, text_tgt, text_src)
         self.batch_size, self.hold_view, self.seed = batch_size, max(1, hold_view), seed
+        self.views_per_step = min(views_per_step, len(self.views))
         self._sources: dict[str, Tensor] = {}
         self._banks: dict[str, SourceBank] = {}
 
@@ -75,7 +80,17 @@ class EditObjective(Objective):
     def loss(
         self, step: int, progress: float, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, float]]:
-        view = self._pick(step)
+        views = self._pick(step)
+        found = [self._look(view, progress, generator) for view in views]
+        scalar = torch.stack([scalar for scalar, _ in found]).mean()
+        names = dict.fromkeys(name for _, logs in found for name in logs)
+        logs = {name: sum(logs[name] for _, logs in found) / len(views) for name in names}
+        return scalar, logs
+
+    def _look(
+        self, view: View, progress: float, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, float]]:
+        """A scalar with the gradient at one view, and what is logged of it."""
         x0 = self.target_latent(view)
         out = self._distil(view, x0.detach(), progress, generator)
         grad = out.grad.reshape(self.batch_size, *x0.shape).mean(0)
@@ -114,11 +129,14 @@ class EditObjective(Objective):
             )
         return self._banks[view.name]
 
-    def _pick(self, step: int) -> View:
-        """A random view; with `hold_view` > 1 it changes only every so many steps."""
+    def _pick(self, step: int) -> list[View]:
+        """Random views; with `hold_view` > 1 they change only every so many steps."""
         # Seeded by the block of steps, not by what was picked before: a resumed run agrees.
         block = step_generator(self.seed, "views", step // self.hold_view)
-        return self.views[int(torch.randint(len(self.views), (), generator=block))]
+        if self.views_per_step == 1:
+            return [self.views[int(torch.randint(len(self.views), (), generator=block))]]
+        order = torch.randperm(len(self.views), generator=block)[: self.views_per_step]
+        return [self.views[i] for i in order.tolist()]
 
     def target_latent(self, view: View) -> Tensor:
         """x_0^tgt [N,C,h,w] of the present θ, with a graph."""
@@ -147,7 +165,8 @@ class EditObjective(Objective):
     def idle(self) -> list[Idle]:
         """What the loss, as it is set, looks at no more; guidance also by its name at the top."""
         single = len(self.views) == 1
-        found = [Idle("hold_view", "an edit of a single view")] if single else []
+        keys = ("hold_view", "views_per_step") if single else ()
+        found = [Idle(key, "an edit of a single view") for key in keys]
         for option, switch in self.distillation.idle().items():
             why = f"loss.{switch}={getattr(self.distillation, switch)}" if switch else ""
             found.append(Idle(f"loss.{option}", why))

@@ -44,10 +44,10 @@ class EditorObjective(Objective):
     def idle(self) -> list[Idle]:
         """Whatever is of losses, steps and optimisers; the editor has keys of its own."""
         own = ("guidance", "source_guidance", "steps", "lr")
-        rest = ("loss", "batch_size", "hold_view", "lr_schedule", "warmup", "early_stop")
+        rest = ("loss", "batch_size", "hold_view", "views_per_step", "lr_schedule", "warmup")
         return [
             *(Idle(key, instead=f"editor.{key}") for key in own),
-            *(Idle(key) for key in (*rest, "optimizer")),
+            *(Idle(key) for key in (*rest, "early_stop", "optimizer")),
         ]
 
     def begin(self) -> None:

@@ -71,7 +71,7 @@ def _objective(cfg: DictConfig, parts: Parts, prompts: Prompts) -> Objective:
         return EditorObjective(*built, editor, prompts.tgt, prompts.src)
     loss = instantiate("loss", cfg.loss, allow_modules=allow)
     loss.begin(parts.backbone, **prompts.words)
-    options = {"batch_size": cfg.batch_size, "hold_view": cfg.hold_view, "seed": cfg.seed}
+    options = {key: cfg[key] for key in ("batch_size", "hold_view", "views_per_step", "seed")}
     return EditObjective(*built, loss, prompts.tgt, prompts.src, **options)
 
 
