@@ -9,7 +9,7 @@ PROMPT ?= a photo of a man raising his arms
 INTO = outputs/figures
 
 .DEFAULT_GOAL := help
-.PHONY: help install options demo test format bench bench-gpu gpu-wheels gpu-check icons fidelity emoji toybox toybox-instruct clean \
+.PHONY: help install options demo test format bench bench-gpu gpu-wheels gpu-check icons fidelity emoji toybox toybox-128 toybox-instruct clean \
   table-toybox table-methods table-nerf-toybox table-nerf-methods table-icons figure-demo figure-turntables \
   figure-frontier frontier-image frontier-svg frontier-nerf frontier-drawn \
   paper paper-parts paper-folder table-nerf table-nerf-a table-nerf-b table-svg \
@@ -120,6 +120,14 @@ toybox: $(STAMP) ## render the toybox world and train its backbone (hours on a C
 	@$(PRETRAIN) outputs/pretrain/third 'stages=[probe,denoise]' init=outputs/toybox \
 	  data.folder=outputs/data/toybox64_around data.around=0.5 denoise.steps=5500 \
 	  denoise.warmup=100 denoise.high_noise_from=0
+
+# The decoder and the probe are trained anew: the patches are larger, and there is more to see.
+toybox-128: $(STAMP) ## go on from the toybox's weights with pictures of 128 pixels (hours; none such ship)
+	@$(PRETRAIN) outputs/pretrain/toybox128 into=outputs/toybox128 init=toybox size=128 \
+	  model.autoencoder.patch=8 model.autoencoder.latent_channels=48 \
+	  data.folder=outputs/data/toybox128 data.images=12000 data.fresh=2 data.around=0.5 \
+	  data.views=0.5 denoise.steps=12000 denoise.lr=4e-4 denoise.warmup=100 \
+	  denoise.high_noise=0.4 denoise.high_noise_from=0
 
 toybox-instruct: into $(STAMP) ## train the toybox's model for editor=instruct_pix2pix (half an hour on one core)
 	@$(PRETRAIN) outputs/pretrain/instruct into=outputs/toybox_instruct init=toybox \

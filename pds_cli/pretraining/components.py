@@ -285,7 +285,7 @@ def save_components(parts: Components, folder: Path, dtype: torch.dtype = torch.
         scheduler.save_pretrained(temporary / "scheduler")
         write_text(temporary / INDEX, json.dumps(_INDEX, indent=2) + "\n")
         move_into(temporary, folder)
-    except OSError as error:
+    except (OSError, UserError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise UserError(f"the backbone cannot be written to {folder} ({error})") from error
 

@@ -19,8 +19,8 @@ PROBE_FILE = Path(__file__).parents[1] / "data" / "toybox" / "probe.safetensors"
 class Probe(nn.Module):
     """A small residual network with one linear head an attribute.
 
-    `forward` maps images [B,3,64,64] in [−1,1] to logits [B,K_a] for each attribute of
-    `ATTRIBUTES`, in order.
+    `forward` maps images [B,3,S,S] in [−1,1], S at least 64, to logits [B,K_a] for each attribute
+    of `ATTRIBUTES`, in order. It looks at them at 64×64.
     """
 
     def __init__(self, width: int = 24) -> None:
@@ -47,7 +47,8 @@ class Probe(nn.Module):
         self.heads = nn.ModuleList([nn.Linear(256, len(v)) for v in ATTRIBUTES.values()])
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        x = self.stem(images)
+        large = images.shape[-1] > 64
+        x = self.stem(F.interpolate(images, (64, 64), mode="area") if large else images)
         for block in self.blocks:
             x = block(x)
         x = F.silu(self.hidden(self.mix(x)))
@@ -55,8 +56,7 @@ class Probe(nn.Module):
 
     @torch.no_grad()
     def classify(self, images: Tensor) -> list[dict[str, int]]:
-        """The most likely value's index of each attribute, for images [B,3,H,W] in [0,1]."""
-        images = F.interpolate(images, (64, 64), mode="area") if images.shape[-1] > 64 else images
+        """The most likely value's index of each attribute, for images [B,3,S,S] in [0,1]."""
         found = torch.stack([logit.argmax(1) for logit in self(images * 2 - 1)], 1).tolist()
         return [dict(zip(ATTRIBUTES, row, strict=True)) for row in found]
 
