@@ -217,6 +217,19 @@ def test_parts_of_options_are_no_options(pds: Callable, verb: Callable) -> None:
     assert sorted(targets) == ["DatasetUpdateObjective", "PDS", "SDSBridge"]
 
 
+def test_a_comparison_of_runs_is_no_benchmark(pds: Callable) -> None:
+    answer = pds("compare", "one", "two", "benchmark=nerf_toybox")
+    assert answer.code == 2
+    assert "benchmark=nerf_toybox measures, and one, two are to be set side by side" in answer.err
+
+
+def test_sizes_of_a_model_have_types(pds: Callable) -> None:
+    """Also in tables that another library's class reads."""
+    for word in ("text_encoder.num_hidden_layers=bear", "unet.layers_per_block=bear"):
+        answer = pds("pretrain", f"model.{word}")
+        assert answer.code == 2 and f"model.{word} is not a whole number" in answer.err
+
+
 def test_list_answers_a_wrong_group(pds: Callable) -> None:
     answer = pds("list", "los")
     assert answer.code == 2

@@ -153,14 +153,18 @@ def test_a_saved_backbone_is_the_one_that_was_built(
 def test_noise_is_derived_from_the_velocity(
     backbone: EmbeddedBackbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the true v the true ε comes back: ε = √ᾱ v + √(1−ᾱ) x_t."""
+    """With the true v, less the linear guess, ε comes back: ε = √ᾱ v + √(1−ᾱ) x_t."""
     x0, eps, t = torch.randn(3, 16, 16, 16), torch.randn(3, 16, 16, 16), torch.tensor([0, 400, 999])
     alpha = backbone.schedule.alphas_cumprod[t].reshape(-1, 1, 1, 1)
     x_t = alpha.sqrt() * x0 + (1 - alpha).sqrt() * eps
     v = alpha.sqrt() * eps - (1 - alpha).sqrt() * x0
 
+    spread = backbone.vae.spread
+    assert spread is not None
+    _, skip, out = backbone.schedule.preconditioning(t, x_t, spread)
+
     class Answer:
-        sample = v
+        sample = (v - skip * x_t) / out
 
     monkeypatch.setattr(backbone.unet, "forward", lambda *_, **__: Answer)
     found = backbone.predict_eps(x_t, t, backbone.encode_prompt(["a man"] * 3).cond)

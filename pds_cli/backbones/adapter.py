@@ -175,11 +175,13 @@ def merge(unet: Any, tensors: Mapping[str, Tensor], adapter: Adapter) -> None:
 def weights_hash(unet: Any, text_encoder: Any, vae: Any) -> str:
     """SHA-256 of the numbers that a backbone predicts with, however they are stored.
 
-    That is the UNet without an adapter beside it, the text encoder and the matrix that makes the
-    latents. The decoder is none of it: it may be trained further without harm to adapters.
+    That is the UNet without an adapter beside it, the text encoder, the matrix that makes the
+    latents and their spreads. The decoder is none of it: it may be trained further without harm
+    to adapters.
     """
     found = hashlib.sha256()
     latents = {"encoder": vae.encoder, "mean": vae.mean}
+    latents |= {} if vae.spread is None else {"spread": vae.spread}
     for state in (_without(unet), text_encoder.state_dict(), latents):
         for name, tensor in sorted(state.items()):
             found.update(f"{name} {list(tensor.shape)}\n".encode())

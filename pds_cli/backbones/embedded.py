@@ -71,6 +71,32 @@ def encode_text(text_encoder: Any, ids: Tensor) -> dict[str, Tensor]:
     return {"tokens": tokens, "pooled": (tokens * words).sum(1) / words.sum(1)}
 
 
+def predict_velocity(
+    unet: Any,
+    schedule: Schedule,
+    spread: Tensor | None,
+    x_t: Tensor,
+    t: Tensor,
+    cond: dict[str, Tensor],
+    beside: Tensor | None = None,
+) -> Tensor:
+    """v̂ [N,C,h,w] of an embedded UNet at noisy latents x_t [N,C,h,w] and timesteps t [N].
+
+    Args:
+        spread: of the latents' channels [C], for `Schedule.preconditioning`; None: none.
+        cond: `tokens` and `pooled` of `encode_text`.
+        beside: what a model by instruction sees beside the latents, [N,C,h,w].
+    """
+    factors = None if spread is None else schedule.preconditioning(t, x_t, spread)
+    x_in = x_t if factors is None else factors[0] * x_t
+    x_in = x_in if beside is None else torch.cat([x_in, beside.to(x_in)], 1)
+    dtype = unet.dtype  # its own, whatever that of x_t is
+    x_in = x_in.to(dtype).contiguous(memory_format=torch.channels_last)
+    tokens, pooled = (cond[key].to(dtype) for key in ("tokens", "pooled"))
+    found: Tensor = unet(x_in, t, tokens, class_labels=pooled).sample.to(x_t.dtype)
+    return found if factors is None else factors[1] * x_t + factors[2] * found
+
+
 def quiet_loading() -> None:
     """Silences the libraries' progress bars, which would flash by for small files."""
     import diffusers.utils.logging
@@ -199,14 +225,12 @@ class EmbeddedBackbone(Backbone):
 
     def predict_eps(self, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
         """ε̂ = √ᾱ_t v̂ + √(1−ᾱ_t) x_t [N,C,h,w] from the network's v̂ (arXiv 2202.00512)."""
-        return self._eps(x_t, x_t, t, cond)
+        return self._eps(x_t, t, cond)
 
-    def _eps(self, x_in: Tensor, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
-        """ε̂ from what the network sees."""
-        dtype = self.unet.dtype  # its own, whatever that of x_t is
-        x_in = x_in.to(dtype).contiguous(memory_format=torch.channels_last)
-        tokens, pooled = (cond[key].to(dtype) for key in ("tokens", "pooled"))
-        v = self.unet(x_in, t, tokens, class_labels=pooled).sample.to(x_t.dtype)
+    def _eps(
+        self, x_t: Tensor, t: Tensor, cond: dict[str, Tensor], beside: Tensor | None = None
+    ) -> Tensor:
+        v = predict_velocity(self.unet, self.schedule, self.vae.spread, x_t, t, cond, beside)
         return self.schedule.to_eps(v, x_t, t, "v_prediction")
 
 
@@ -217,7 +241,7 @@ class EmbeddedInstructModel(InstructMixin, EmbeddedBackbone):
         self, x_t: Tensor, t: Tensor, cond: dict[str, Tensor], image: Tensor
     ) -> Tensor:
         """See `InstructMixin.predict_beside`."""
-        return self._eps(torch.cat([x_t, image.to(x_t)], 1), x_t, t, cond)
+        return self._eps(x_t, t, cond, image)
 
 
 def load_parts(folder: Path) -> dict[str, Any]:
@@ -369,6 +393,11 @@ def _check_parts(
         vae.config.latent_channels
     ):
         raise ValueError("its unet, text_encoder and vae have other sizes")
+    spread = vae.spread
+    if spread is not None and not (
+        spread.shape == (vae.config.latent_channels,) and bool((spread > 0).all())
+    ):
+        raise ValueError("its vae has no spread above 0 for each channel")
     if len(tokenizer) > text_encoder.config.vocab_size:
         raise ValueError(f"its tokenizer has {len(tokenizer)} words and its text_encoder fewer")
     longest = text_encoder.config.max_position_embeddings

@@ -39,11 +39,18 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         patch: p, a power of two.
         width: channels of the decoder at latent resolution.
         blocks: residual blocks at latent resolution.
+        spread: standard deviation of each channel that the UNet's prediction is preconditioned
+            with (`Schedule.preconditioning`); None: with 1 for all, so not at all.
     """
 
     @register_to_config
     def __init__(
-        self, latent_channels: int = 16, patch: int = 4, width: int = 96, blocks: int = 3
+        self,
+        latent_channels: int = 16,
+        patch: int = 4,
+        width: int = 96,
+        blocks: int = 3,
+        spread: list[float] | None = None,
     ) -> None:
         super().__init__()
         size = 3 * patch * patch
@@ -80,6 +87,12 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         return image
 
     @property
+    def spread(self) -> Tensor | None:
+        """Of each channel [C], or None; see the class."""
+        config: Any = self.config
+        return None if config.spread is None else self.mean.new_tensor(config.spread)
+
+    @property
     def _patch(self) -> int:
         config: Any = self.config
         return int(config.patch)
@@ -99,7 +112,8 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         mean, covariance = self._moments(images)
         std, basis = _components(covariance, self.encoder.shape[0])
         gain = std.pow(-whiten)
-        self._set(mean, gain[:, None] / (gain * std).square().mean().sqrt() * basis)
+        gain = gain / (gain * std).square().mean().sqrt()
+        self._set(mean, gain[:, None] * basis, gain * std)
 
     @torch.no_grad()
     def grow_components(
@@ -110,7 +124,8 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         Those of the same picture at the size that `former` knows: averaged down by p / p_former.
         The channels that are left hold principal components of what those do not tell, scaled by
         the law that `former`'s follow. So a network that knows `former`'s latents knows these in
-        part. (Growing by resolution: Karras et al., Progressive GAN, arXiv 1710.10196.)
+        part; the spreads of those stay what it was trained with. (Growing by resolution: Karras
+        et al., Progressive GAN, arXiv 1710.10196.)
 
         Args:
             former: with patches smaller by a power of two, and fewer channels or as many.
@@ -135,7 +150,9 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         norm, first = former.encoder[0].double().norm(), known[0]
         first_std = (first @ covariance @ first).sqrt() / norm
         gain = norm * (std / times / first_std).pow(-whiten) / times
-        self._set(mean, torch.cat([known, gain[:, None] * basis]))
+        before = mean.new_ones(kept) if former.spread is None else former.spread.double()
+        encoder = torch.cat([known, gain[:, None] * basis])
+        self._set(mean, encoder, torch.cat([before, gain * std]))
 
     def _moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Mean [3p²] and covariance [3p²,3p²] of the patches, in double precision."""
@@ -143,7 +160,8 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         mean = patches.mean(0, dtype=torch.float64)
         return mean, torch.cov((patches - mean.to(patches)).T).double()
 
-    def _set(self, mean: Tensor, encoder: Tensor) -> None:
+    def _set(self, mean: Tensor, encoder: Tensor, spread: Tensor) -> None:
+        self.register_to_config(spread=spread.tolist())
         self.mean.copy_(mean)
         self.encoder.copy_(encoder)
         self.decoder.copy_(torch.linalg.pinv(encoder))

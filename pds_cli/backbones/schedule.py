@@ -53,6 +53,25 @@ class Schedule(torch.nn.Module):
         """v [B,…] of x_0 and ε [B,…]."""
         return self.alpha(t, x0) * eps - self.sigma(t, x0) * x0
 
+    def preconditioning(
+        self, t: Tensor, like: Tensor, spread: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Factors (c_in, c_skip, c_out) such that v̂ = c_skip x_t + c_out F(c_in x_t).
+
+        c_skip x_t is the best linear guess of v for latents of these spreads, c_out the spread of
+        what it leaves, and c_in x_t has unit variance. A spread of 1 gives 1, 0 and 1: F is v̂.
+
+        Args:
+            like: x_t [B,C,h,w].
+            spread: the standard deviation of each channel [C], above 0.
+
+        Source: Karras et al., EDM, arXiv 2206.00364, section 5, for v and one channel at a time.
+        """
+        alpha_bar, variance = self.alpha_bar(t, like), spread.to(like)[:, None, None].square()
+        total = alpha_bar * variance + 1 - alpha_bar
+        skip = (alpha_bar * (1 - alpha_bar)).sqrt() * (1 - variance) / total
+        return total.rsqrt(), skip, (variance / total).sqrt()
+
     def to_eps(self, output: Tensor, x_t: Tensor, t: Tensor, prediction: str) -> Tensor:
         """ε̂ [B,…] from what a network predicted at x_t [B,…].
 

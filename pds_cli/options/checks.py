@@ -101,7 +101,8 @@ class Leaf:
     key: with dots.
     option: None where no schema speaks of it; its name then means what it means elsewhere.
     foreign: a class from outside has it, whose keys may mean something else.
-    kind: its annotation in a class of the package that has no schema.
+    kind: its annotation, in a class of the package that has no schema, or in the schema that
+        describes a table without types.
     """
 
     key: str
@@ -201,6 +202,8 @@ def _leaves(
     said = options_of(schema) if schema is not None else {}
     bare = schema is None or schema in BASES.values()
     own = keywords_of(str(node.get("_target_"))) if bare and "_target_" in node else {}
+    untyped = said and not foreign and OmegaConf.get_type(node) is dict and "_target_" not in node
+    kinds = {item.name: str(item.type) for item in fields(schema)} if schema and untyped else {}
     for key in node:
         if OmegaConf.is_missing(node, key):
             continue
@@ -211,7 +214,7 @@ def _leaves(
             continue
         if isinstance(value, ListConfig):
             value = OmegaConf.to_container(value, resolve=True)
-        kind = own[str(key)].kind if str(key) in own else ""
+        kind = own[str(key)].kind if str(key) in own else kinds.get(str(key), "")
         yield Leaf(name, value, said.get(str(key)), foreign, kind)
 
 

@@ -163,6 +163,8 @@ def load_components(
     if "denoise" in stages and not _reads(former["tokenizer"], parts.tokenizer, grows):
         raise UserError(f"{folder} reads other words than the captions hold: train from nothing")
     try:
+        if "denoise" in stages:  # which is preconditioned with these
+            parts.autoencoder.register_to_config(spread=former["vae"].config.spread)
         if "decode" in stages and sample is not None and _is_smaller(former["vae"], parts):
             parts.autoencoder.grow_components(former["vae"], sample(), whiten)
         elif "decode" in stages:

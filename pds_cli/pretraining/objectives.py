@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pds_cli.backbones.embedded import encode_text
+from pds_cli.backbones.embedded import encode_text, predict_velocity
 from pds_cli.backbones.patch_autoencoder import PatchAutoencoder
 from pds_cli.backbones.schedule import Schedule
 from pds_cli.pictures.captioned import CaptionedImages
@@ -157,10 +157,8 @@ class DenoisingObjective(_ModuleObjective):
         with mixed(self.precision, self.device):
             ids = self.tokenize(captions).to(self.device)
             text = encode_text(self.text_encoder, ids)
-            seen = self._beside(index, generator)
-            x_t = x_t if seen is None else torch.cat([x_t, seen], 1)
-            x_t = x_t.contiguous(memory_format=torch.channels_last)
-            predicted = self.unet(x_t, t, text["tokens"], class_labels=text["pooled"]).sample
+            beside, spread = self._beside(index, generator), self.autoencoder.spread
+            predicted = predict_velocity(self.unet, self.schedule, spread, x_t, t, text, beside)
         return F.mse_loss(predicted.float(), v), {}
 
     def _beside(self, index: Tensor, generator: torch.Generator) -> Tensor | None:

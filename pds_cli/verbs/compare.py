@@ -26,6 +26,11 @@ def main(cfg: DictConfig) -> Path:
             "there is nothing to compare: name run folders, as in pds compare outputs/a outputs/b, "
             "or a benchmark, as in pds compare benchmark=toybox"
         )
+    if cfg.benchmark is not None and len(cfg.runs):
+        raise UserError(
+            f"benchmark={choice('benchmark')} measures, and {', '.join(map(str, cfg.runs))} are "
+            "to be set side by side: these are two commands"
+        )
     if cfg.benchmark is None:
         from pds_cli.pages.comparison import write_comparison
         from pds_cli.runs.folder import RunFolder
