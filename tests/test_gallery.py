@@ -252,7 +252,8 @@ def test_options_that_cannot_be_get_a_sentence(folder: Path) -> None:
         ({"path": "nowhere"}, "captions.jsonl is missing"),
     ):
         with pytest.raises(UserError, match=words):
-            GalleryBackbone(**{"path": str(folder), "size": SIDE, "device": "cpu", **options})
+            given: dict[str, Any] = {"path": str(folder), "size": SIDE, "device": "cpu", **options}
+            GalleryBackbone(**given)
 
 
 def test_an_edit_by_exact_scores_ends_at_the_picture_that_fits(
@@ -293,7 +294,7 @@ class Painter:
             raise KeyboardInterrupt
         self.drawn.append(figure)
         greys = [30 * ATTRIBUTES[name].index(value) for name, value in vars(figure).items()]
-        return np.tile(np.repeat(np.uint8(greys), size // 8)[:, None, None], (1, size, 3))
+        return np.tile(np.repeat(np.array(greys, np.uint8), size // 8)[:, None, None], (1, size, 3))
 
 
 @pytest.fixture
