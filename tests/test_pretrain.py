@@ -406,7 +406,7 @@ def test_a_folder_without_captions(tmp_path: Path, content: bytes | None) -> Non
         (["stages=[]"], "choose from"),
         (["stages=[probe]"], "leave `probe` out of stages"),
         (["size=20"], "size=20 does not divide by 8"),
-        (["model.autoencoder.width=pds_plus"], "model.* describes no backbone"),
+        (["model.autoencoder.width=pds_plus"], "model.autoencoder.width=pds_plus is not a whole"),
         (["model.unet.norm_num_groups=7"], "model.* describes no backbone"),
         (["data.folder=none"], "none/captions.jsonl is missing"),
         (["into=file/x"], "cannot"),
