@@ -179,16 +179,19 @@ def read_square(path: Path, size: int) -> Tensor:
     Raises:
         UserError: it is missing or damaged.
     """
-    with open_image(path) as image:
-        return _stack([_square(decode_image(image, path).convert("RGB"), size)])[0]
+    return _stack([_pixels(path, size)])[0]
 
 
 def _read(path: Path, where: str, size: int) -> np.ndarray:
     try:
-        with open_image(path) as image:
-            return _square(decode_image(image, path).convert("RGB"), size)
+        return _pixels(path, size)
     except UserError as error:
         raise UserError(f"{path}, named in {where}, cannot be read ({error})") from error
+
+
+def _pixels(path: Path, size: int) -> np.ndarray:
+    with open_image(path) as image:
+        return _square(decode_image(image, path).convert("RGB"), size)
 
 
 def _stack(images: list[np.ndarray]) -> Tensor:

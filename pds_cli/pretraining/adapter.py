@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from pds_cli.backbones.embedded import (
 )
 from pds_cli.errors import UserError
 from pds_cli.files import write_text
-from pds_cli.pretraining.components import Components, move_into
+from pds_cli.pretraining.components import Components, replacing
 from pds_cli.runs.checkpoint import save_checkpoint
 
 
@@ -117,16 +116,10 @@ def save_adapter(unet: Any, adapter: Adapter, folder: Path) -> None:
     tensors = {name: tensor.half() for name, tensor in adapter_tensors(unet).items()}
     if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
         raise UserError("training left weights beyond half precision: give a lower denoise.lr=")
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
+    with replacing(folder, "the adapter") as temporary:
         save_checkpoint(temporary / FILE, tensors, {})
         (temporary / FILE).chmod(0o644)  # it is written as a private file
         write_index(temporary, adapter)
-        move_into(temporary, folder)
-    except (OSError, UserError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise UserError(f"the adapter cannot be written to {folder} ({error})") from error
 
 
 def write_index(folder: Path, adapter: Adapter) -> None:

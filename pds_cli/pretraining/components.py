@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -165,7 +166,8 @@ def load_components(
     try:
         if "denoise" in stages:  # which is preconditioned with these
             parts.autoencoder.register_to_config(spread=former["vae"].config.spread)
-        if "decode" in stages and sample is not None and _is_smaller(former["vae"], parts):
+        other = former["vae"].encoder.shape != parts.autoencoder.encoder.shape
+        if "decode" in stages and sample is not None and other:
             parts.autoencoder.grow_components(former["vae"], sample(), whiten)
         elif "decode" in stages:
             parts.autoencoder.load_state_dict(former["vae"].state_dict())
@@ -184,10 +186,6 @@ def _reads(former: Any, tokenizer: Any, grows: bool) -> bool:
     """Whether the former tokenizer's words are those of the present one, or some of them."""
     old, new = former.get_vocab(), tokenizer.get_vocab()
     return bool(old == new or (grows and old.keys() <= new.keys()))
-
-
-def _is_smaller(autoencoder: PatchAutoencoder, parts: Components) -> bool:
-    return bool(autoencoder.encoder.shape != parts.autoencoder.encoder.shape)
 
 
 def _with_words(former: dict[str, Any], parts: Components) -> dict[str, Tensor]:
@@ -260,8 +258,6 @@ def save_components(parts: Components, folder: Path, dtype: torch.dtype = torch.
     from diffusers import DDIMScheduler
 
     quiet_loading()
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
     alphas = parts.alphas_cumprod
     betas = 1 - alphas / torch.cat([torch.ones(1, dtype=alphas.dtype), alphas[:-1]])
     scheduler: Any = DDIMScheduler(
@@ -271,7 +267,7 @@ def save_components(parts: Components, folder: Path, dtype: torch.dtype = torch.
         clip_sample=False,
         set_alpha_to_one=True,
     )
-    try:
+    with replacing(folder, "the backbone") as temporary:
         for name, module in (
             ("unet", parts.unet),
             ("text_encoder", parts.text_encoder),
@@ -286,13 +282,26 @@ def save_components(parts: Components, folder: Path, dtype: torch.dtype = torch.
         parts.tokenizer.save_pretrained(temporary / "tokenizer")
         scheduler.save_pretrained(temporary / "scheduler")
         write_text(temporary / INDEX, json.dumps(_INDEX, indent=2) + "\n")
-        move_into(temporary, folder)
+
+
+@contextmanager
+def replacing(folder: Path, what: str) -> Iterator[Path]:
+    """A folder beside `folder` to write a backbone into; complete, it takes that one's place.
+
+    Raises:
+        UserError: `what` cannot be written; nothing is left of it then.
+    """
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        yield temporary
+        _move_into(temporary, folder)
     except (OSError, UserError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise UserError(f"the backbone cannot be written to {folder} ({error})") from error
+        raise UserError(f"{what} cannot be written to {folder} ({error})") from error
 
 
-def move_into(temporary: Path, folder: Path) -> None:
+def _move_into(temporary: Path, folder: Path) -> None:
     """Puts parts in the place of what a folder has; without the index, which comes last, there is
     no backbone.
     """

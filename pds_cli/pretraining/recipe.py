@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from pds_cli.backbones.base import resolve_device
-from pds_cli.backbones.embedded import EmbeddedBackbone, EmbeddedInstructModel, folder_of
+from pds_cli.backbones.embedded import INDEX, EmbeddedBackbone, EmbeddedInstructModel, folder_of
 from pds_cli.backbones.sampling import ddim, noise
 from pds_cli.backbones.schedule import Schedule
 from pds_cli.errors import UserError
@@ -66,16 +66,18 @@ def prepare_data(cfg: DictConfig) -> CaptionedImages:
         from pds_cli.toybox.data import make_dataset
 
         with Progress("rendering", data.images) as progress:
-            make_dataset(
-                folder, data.images, cfg.size, data.seed, data.around, progress.update,
-                data.pairs, data.views,
-            )  # fmt: skip
+            make_dataset(folder, data.images, cfg.size, on_image=progress.update, **_toybox(cfg))
     found = load_captioned_images(folder, cfg.size)
     if not data.pairs:
         return replace(found, sources=None)
     if found.sources is None:
         raise UserError(f"data.pairs=true needs a source of each picture, and {folder} names none")
     return found
+
+
+def _toybox(cfg: DictConfig) -> dict[str, Any]:
+    """What toybox pictures depend on beside their number and size."""
+    return {key: cfg.data[key] for key in ("seed", "around", "views", "pairs")}
 
 
 def drawn_without_end(cfg: DictConfig, there: CaptionedImages, first: int) -> CaptionedImages:
@@ -85,8 +87,7 @@ def drawn_without_end(cfg: DictConfig, there: CaptionedImages, first: int) -> Ca
         return there
     from pds_cli.toybox.data import ToyPainter
 
-    how = (data.seed, data.around, data.views, data.pairs)
-    painter = ToyPainter(Path(data.folder), cfg.size, *how)
+    painter = ToyPainter(Path(data.folder), cfg.size, **_toybox(cfg))
     return DrawnImages(there, painter, data.fresh, first)
 
 
@@ -115,7 +116,7 @@ def check_recipe(cfg: DictConfig) -> None:
             `check_adapter`.
     """
     check_stages(cfg.stages)
-    if cfg.init and not (folder_of(cfg.init) / "model_index.json").is_file():
+    if cfg.init and not (folder_of(cfg.init) / INDEX).is_file():
         raise UserError(
             f"init={cfg.init} holds no backbone: give a folder that pds pretrain wrote."
         )
@@ -332,7 +333,7 @@ class Recipe:
     def _with_former(self, folder: Path) -> Components:
         """The parts, with those that no stage of this run trained taken from the folder."""
         kept = [name for name in ("decode", "denoise") if name not in self.cfg.stages]
-        if kept and (folder / "model_index.json").is_file():
+        if kept and (folder / INDEX).is_file():
             load_components(self.parts, folder, kept)
         return self.parts
 
