@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from torch import Tensor
 from pds_cli.backbones.base import Text
 from pds_cli.backbones.captions import Attributes, Similarity
 from pds_cli.backbones.gallery import GalleryBackbone
-from pds_cli.backbones.mixture import MixtureBackbone, mixture_eps, with_squares
+from pds_cli.backbones.mixture import MixtureBackbone, local_mixture_eps, mixture_eps, with_squares
 from pds_cli.backbones.toybox_exact import ToyboxExact
 from pds_cli.benchmarks.toybox import EditBenchmark
 from pds_cli.errors import UserError
@@ -108,6 +109,40 @@ def test_means_that_weigh_nothing_may_be_passed_over() -> None:
     expected = (1 - alpha).sqrt() * (x - alpha.sqrt() * mean) / v
     found = mixture_eps(x, alpha, with_squares(means), v, even)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("window", [1, 3, 5])
+def test_near_pictures_decide_place_by_place(window: int) -> None:
+    """Against one mixture a place, of what its window shows."""
+    generator = torch.Generator().manual_seed(window)
+    means = torch.randn(6, 2, 4, 5, generator=generator, dtype=torch.float64)
+    x = torch.randn(3, 2, 4, 5, generator=generator, dtype=torch.float64)
+    alpha, v = torch.tensor([[0.9], [0.5], [0.1]]).double(), torch.tensor([[0.2], [0.5], [0.9]])
+    weights = torch.randn(3, 6, generator=generator, dtype=torch.float64)
+    weights[1, 2:] = -math.inf
+    v, places = v.double(), means.flatten(2).permute(2, 0, 1)
+    found = local_mixture_eps(x, alpha, places, v, weights, window)
+    reach = window // 2
+    for row, y, z in itertools.product(range(3), range(4), range(5)):
+        cut = (
+            ...,
+            slice(max(0, y - reach), y + reach + 1),
+            slice(max(0, z - reach), z + reach + 1),
+        )
+        off = x[row][cut] - alpha[row].sqrt() * means[cut]
+        share = (weights[row] - off.flatten(1).square().sum(1) / (2 * v[row])).softmax(0)
+        left = x[row, :, y, z] - alpha[row].sqrt() * (share @ means[:, :, y, z])
+        torch.testing.assert_close(found[row, :, y, z], (1 - alpha[row]).sqrt() * left / v[row])
+
+
+def test_a_window_over_everything_is_the_whole_picture(folder: Path) -> None:
+    whole, local = gallery(folder), gallery(folder, window=99)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, *whole.latent_shape, generator=generator)
+    t, text = torch.tensor([100, 800]), whole.encode_prompt(["red", "a blue bus"])
+    expected = whole.predict_noise(x, t, text, 2.0)
+    found = local.predict_noise(x, t, local.encode_prompt(["red", "a blue bus"]), 2.0)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_rows_may_have_weights_of_their_own() -> None:
@@ -246,6 +281,7 @@ def test_options_that_cannot_be_get_a_sentence(folder: Path) -> None:
     for options, words in (
         ({"size": 10}, "must be a multiple of 4"),
         ({"std": 0.0}, "greater than 0"),
+        ({"window": 4}, "window=4 must be an odd number"),
         ({"matching": "guess"}, "matching"),
         ({"matching": "attributes"}, "figure of each record"),
         ({"path": None}, "needs a folder of captioned pictures"),

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from conftest import TINY_MODEL
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,8 +21,12 @@ from pds_cli.backbones.embedded import EmbeddedBackbone, words_of
 from pds_cli.benchmarks.methods import method, sweep_words
 from pds_cli.benchmarks.side_by_side import edit_cases
 from pds_cli.benchmarks.toybox import EditBenchmark
+from pds_cli.benchmarks.toybox_scores import pictures, score_cases
 from pds_cli.errors import UserError
 from pds_cli.losses.dds import DDS
+from pds_cli.metrics.psnr import psnr
+from pds_cli.pictures.files import resize
+from pds_cli.pretraining.components import build_components
 from pds_cli.runs.folder import RunFolder
 from pds_cli.scenes.figurine import FigurineScene
 from pds_cli.scenes.toybox import ToyboxScene
@@ -474,6 +479,24 @@ def test_a_stopped_benchmark_keeps_nothing_half_edited(
     images, _ = edit_cases(cases, backbone, DDS(guidance=3.0), RunFolder(tmp_path), **options)
     whole, _ = edit_cases(cases, backbone, DDS(guidance=3.0), RunFolder(tmp_path / "b"), **options)
     assert torch.equal(images, whole)
+
+
+def test_a_larger_backbone_edits_and_is_scored_at_its_own_size(tmp_path: Path) -> None:
+    pytest.importorskip("pyvista")
+    model = TINY_MODEL | {"autoencoder": TINY_MODEL["autoencoder"] | {"patch": 8}}
+    parts = build_components(model, 128, [" ".join(vocabulary())])
+    parts.autoencoder.fit_components(torch.rand(16, 3, 128, 128) * 2 - 1)
+    cases = all_cases(FIGURES[:1], ["crown"])
+    options: dict[str, Any] = {"steps": 1, "lr": 1e-9}
+    images, _ = edit_cases(
+        cases, EmbeddedBackbone.of(parts), DDS(guidance=3.0), RunFolder(tmp_path), **options
+    )
+    source = pictures(cases, "source", 128)
+    assert images.shape == source.shape == (1, 3, 128, 128)
+    assert psnr(pictures(cases, "source", 64), resize(source, 64, 64)) > 25
+    (score,) = score_cases(source, cases, load_probe())
+    assert score["lpips_source"] < 1e-6 < 0.02 < score["lpips_truth"]
+    assert (score["success"], score["kept"]) == (0, 1)
 
 
 def test_every_kind_of_edit_on_one_figure_each() -> None:

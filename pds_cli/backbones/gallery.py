@@ -22,7 +22,7 @@ from torch import Tensor
 from pds_cli.backbones.base import Backbone, Text, resolve_device
 from pds_cli.backbones.captions import Matching, matching
 from pds_cli.backbones.embedded import EmbeddedBackbone
-from pds_cli.backbones.mixture import mixture_eps, scaled_linear, with_squares
+from pds_cli.backbones.mixture import local_mixture_eps, mixture_eps, scaled_linear, with_squares
 from pds_cli.backbones.patch_autoencoder import PatchAutoencoder
 from pds_cli.backbones.schedule import Schedule
 from pds_cli.errors import UserError, check_choice
@@ -57,6 +57,7 @@ class _Mixture:
     points: Tensor
     directions: Tensor | None
     _last: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
+    _places: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
 
     def used(self, log_weights: Tensor) -> tuple[Tensor, Tensor]:
         """Components [J,C+1] that some row of log weights [R,K] counts, and the weights [R,J]."""
@@ -67,6 +68,13 @@ class _Mixture:
             self._last = (used, self.points[used])  # an edit asks for the same again and again
         return self._last[1], log_weights[:, used]
 
+    def places(self, points: Tensor, shape: torch.Size) -> Tensor:
+        """Components of which every number moves, place by place: [h·w,J,C] for a shape (C,h,w)."""
+        if self._places is None or self._places[0] is not points:
+            found = points[:, :-1].unflatten(1, (shape[0], -1)).permute(2, 0, 1).contiguous()
+            self._places = (points, found)
+        return self._places[1]
+
 
 class GalleryBackbone(Backbone):
     """Exact ε̂ for the pictures of a folder that `pds pretrain` reads.
@@ -75,6 +83,8 @@ class GalleryBackbone(Backbone):
         path: the folder, with its `captions.jsonl` (`pds_cli.pictures.captioned`).
         size: side in pixels of the working area; pictures are cropped and resized to it.
         std: s, in units of latents, whose variance is about 1; above 0.
+        window: side, in places of the latent, of what decides at each place which pictures it
+            draws on (`local_mixture_eps`), an odd number; None: all of the latent at once.
         matching: which pictures a prompt speaks of: words, attributes or similarity.
         temperature: of matching=similarity.
         views: which pictures count for a view that has a camera: those of the nearest `camera`,
@@ -97,6 +107,7 @@ class GalleryBackbone(Backbone):
         *,
         size: int = 64,
         std: float = 0.1,
+        window: int | None = None,
         matching: str = "words",
         temperature: float = 0.1,
         views: str = "all",
@@ -110,7 +121,7 @@ class GalleryBackbone(Backbone):
             raise UserError(
                 "backbone=gallery needs a folder of captioned pictures: say backbone.path=<folder>"
             )
-        self._set(std, matching, temperature, views, sector, recommended)
+        self._set(std, window, matching, temperature, views, sector, recommended)
         where = resolve_device(device)
         data = load_captioned_images(Path(path).expanduser(), size)
         self.data = data
@@ -126,6 +137,7 @@ class GalleryBackbone(Backbone):
     def _set(
         self,
         std: float,
+        window: int | None,
         matching: str,
         temperature: float,
         views: str,
@@ -135,9 +147,12 @@ class GalleryBackbone(Backbone):
         for name, value in (("std", std), ("temperature", temperature)):
             if not value > 0:
                 raise UserError(f"backbone.{name}={value} must be greater than 0")
+        if window is not None and (window < 1 or window % 2 == 0):
+            raise UserError(f"backbone.window={window} must be an odd number: 1, 3, 5, …, or null")
         check_choice("backbone.matching", matching, MATCHINGS)
         check_choice("backbone.views", views, VIEWS)
-        self.std, self.matching, self.temperature = std, matching, temperature
+        self.std, self.window = std, window
+        self.matching, self.temperature = matching, temperature
         self.views, self.sector = views, sector
         self.recommended = dict(recommended or {})
 
@@ -162,7 +177,8 @@ class GalleryBackbone(Backbone):
         data = self.pictures()
         means = self._latents(data.images)
         centre = means.mean(0)
-        moving = (means.amax(0) - means.amin(0) > _STILL).nonzero().squeeze(1)
+        least = 0.0 if self.window else _STILL  # places are whole, moving or not
+        moving = (means.amax(0) - means.amin(0) >= least).nonzero().squeeze(1)
         points = with_squares(means.sub_(centre)[:, moving])
         directions = None if self.views == "all" else _directions(data.records, self.device)
         matched = matching(self.matching, data, self.temperature)
@@ -228,8 +244,12 @@ class GalleryBackbone(Backbone):
         alpha = self.schedule.alpha_bar(t, flat)
         v = alpha * self.std**2 + (1 - alpha)
         offset = flat - alpha.sqrt() * mixture.centre.to(flat)
-        eps = (1 - alpha).sqrt() * offset / v  # where all pictures agree, that is all
         points, log_weights = mixture.used(cond["log_weights"])
+        if self.window:
+            places = mixture.places(points, x_t.shape[1:])
+            x_t, log_weights = offset.view_as(x_t), log_weights.to(flat)
+            return local_mixture_eps(x_t, alpha, places.to(flat), v, log_weights, self.window)
+        eps = (1 - alpha).sqrt() * offset / v  # where all pictures agree, that is all
         eps[:, mixture.moving] = mixture_eps(
             offset[:, mixture.moving], alpha, points.to(flat), v, log_weights.to(flat)
         )

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pds_cli.backbones.base import Backbone, Text
@@ -237,6 +238,40 @@ def mixture_eps(x: Tensor, alpha: Tensor, points: Tensor, v: Tensor, log_weights
         share = share / v
         score = alpha.sqrt() * _mixed(share, means) - share.sum(dim=1, keepdim=True) * x
     return -(1 - alpha).sqrt() * score
+
+
+def local_mixture_eps(
+    x: Tensor, alpha: Tensor, places: Tensor, v: Tensor, log_weights: Tensor, window: int
+) -> Tensor:
+    """ε̂ [R,C,h,w] where at each place the posterior of the components sees only what lies near.
+
+    Each place weighs the components by how well they explain x_t in the window around it, so one
+    ε̂ can draw on several. A window that covers everything from everywhere gives `mixture_eps`.
+
+    Args:
+        x: x_t [R,C,h,w].
+        alpha: ᾱ_t [R,1].
+        places: the means, place by place, [h·w,K,C].
+        v: the variance at t, [R,1].
+        log_weights: log w_i for each row [R,K], any sum; −∞ leaves a component out.
+        window: its side in places, odd; at borders only what lies inside counts.
+
+    Source: the local score of Kamb and Ganguli, An analytic theory of creativity in convolutional
+    diffusion models, arXiv 2412.20292, section 3, for a mixture of Gaussians, at a fixed window.
+    """
+    rows, _, height, width = x.shape
+    count = places.shape[1]
+    here = x.flatten(2).permute(2, 0, 1)  # [h·w,R,C]
+    fit = alpha.sqrt() * (here @ places.mT)
+    fit -= 0.5 * alpha * places.square().sum(2)[:, None]
+    # Adjacent in memory are components, then rows, then places: what pooling calls channels last.
+    near = fit.view(1, height, width, rows * count).permute(0, 3, 1, 2)
+    near = F.avg_pool2d(near, window, 1, window // 2, divisor_override=1)
+    fit = near.permute(0, 2, 3, 1).reshape(height * width, rows, count)
+    mean = (fit / v + log_weights).softmax(2) @ places
+    mean = mean.permute(1, 2, 0).reshape_as(x)
+    alpha, v = alpha[..., None, None], v[..., None, None]
+    return (1 - alpha).sqrt() * (x - alpha.sqrt() * mean) / v
 
 
 def _mixed(share: Tensor, means: Tensor) -> Tensor:

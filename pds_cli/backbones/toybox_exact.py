@@ -32,7 +32,7 @@ class ToyboxExact(GalleryBackbone):
         prompts: what is said of the edit; None stands for nothing.
         count: pictures at most, of all cameras together.
         cache: the folder where renders are kept.
-        std, views, sector, model, device, recommended: as in `GalleryBackbone`.
+        std, window, views, sector, model, device, recommended: as in `GalleryBackbone`.
 
     Raises:
         UserError: an unknown attribute or value. When the pictures are asked for: there is no
@@ -51,6 +51,7 @@ class ToyboxExact(GalleryBackbone):
         count: int = 6400,
         cache: str = "outputs/galleries",
         std: float = 0.1,
+        window: int | None = None,
         views: str = "camera",
         sector: float = 45.0,
         model: str = "toybox",
@@ -58,7 +59,7 @@ class ToyboxExact(GalleryBackbone):
         recommended: Any = None,
     ) -> None:
         super(GalleryBackbone, self).__init__()
-        self._set(std, "attributes", 1.0, views, sector, recommended)
+        self._set(std, window, "attributes", 1.0, views, sector, recommended)
         try:
             self.figure = None if figure is None else Figure(**dict(figure))
             self.cameras = [OrbitCamera(**dict(camera or {}))]
@@ -72,8 +73,8 @@ class ToyboxExact(GalleryBackbone):
             )
         self.size, self.prompts = size, [text for text in prompts if text]
         self.settings: dict[str, Any] = {
-            "count": count, "cache": cache, "std": std, "views": views, "sector": sector,
-            "model": model, "device": device, "recommended": recommended,
+            "count": count, "cache": cache, "std": std, "window": window, "views": views,
+            "sector": sector, "model": model, "device": device, "recommended": recommended,
         }  # fmt: skip
         """What is the same for every figure, as keywords."""
         where = resolve_device(device)

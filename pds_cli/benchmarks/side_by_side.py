@@ -82,12 +82,12 @@ def edit_cases(
     chunk: int = 24,
     **options: Any,
 ) -> tuple[Tensor, float]:
-    """Edits every case with one method; returns the images [N,3,64,64] in [0,1] and the seconds.
+    """Edits every case with one method; returns the images [N,3,S,S] in [0,1] and the seconds.
 
-    Chunks are independent runs of the trainer in `run.path/<number>`. With a `key` (what the
-    result depends on, beside cases and options) a chunk that an interrupted run left there is
-    taken over when its key is the same. With exact scores each case is a chunk, as it has pictures
-    of its own.
+    S is the backbone's resolution. Chunks are independent runs of the trainer in
+    `run.path/<number>`. With a `key` (what the result depends on, beside cases and options) a chunk
+    that an interrupted run left there is taken over when its key is the same. With exact scores
+    each case is a chunk, as it has pictures of its own.
     """
     edited, seconds = [], 0.0
     chunk = 1 if isinstance(backbone, ToyboxExact) else chunk
@@ -139,7 +139,7 @@ def _edit_chunk(
     seed: int = 0,
     lr_schedule: str = "constant",
 ) -> Tensor:
-    sources = pictures(cases, "source").to(backbone.device)
+    sources = pictures(cases, "source", backbone.resolution).to(backbone.device)
     with torch.no_grad():
         batch = LatentBatch(backbone.encode_image(sources), backbone)
     prompts = [case.prompt for case in cases], [case.source_prompt for case in cases]
@@ -164,7 +164,7 @@ def _redraw_chunk(
     cases: Sequence[Case], backbone: Backbone, editor: Editor, *, seed: int
 ) -> Tensor:
     """What an editor makes of each case, without a loss."""
-    sources = pictures(cases, "source").to(backbone.device)
+    sources = pictures(cases, "source", backbone.resolution).to(backbone.device)
     prompts = [[getattr(case, name) for case in cases] for name in ("prompt", "source_prompt")]
     editor.begin(prompt=prompts[0], source=prompts[1])
     texts = [backbone.encode_prompt(words) for words in prompts]

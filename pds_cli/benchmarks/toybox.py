@@ -103,7 +103,8 @@ class EditBenchmark:
             words[name] = list(best.words)
             edited[name], rows[name] = self._score(name, best, backbone, probe, run)
             self._sheet(edited[name], run.path / name / "sheet.png")
-        rows[TRUTHS] = self._rows(score_cases(pictures(self.cases, "target"), self.cases, probe))
+        truths = pictures(self.cases, "target", backbone.resolution)
+        rows[TRUTHS] = self._rows(score_cases(truths, self.cases, probe))
         self._overview(edited, run.path / "edits.png")
         edits = list(dict.fromkeys(case.kind for case in self.cases))
         run.write_json(
@@ -171,9 +172,13 @@ class EditBenchmark:
             key["own_weights"] = _weights(own)
         return edit_cases(cases, backbone, made, run, key=key, seed=seed, **chosen.budget)
 
+    def _pictures(self, size: int) -> tuple[Tensor, Tensor]:
+        """Sources and true edits [N,3,size,size] of the cases."""
+        return pictures(self.cases, "source", size), pictures(self.cases, "target", size)
+
     def _sheet(self, images: Tensor, path: Path) -> None:
         """Source, result and truth of every case, a row a kind of edit."""
-        sources, truths = pictures(self.cases, "source"), pictures(self.cases, "target")
+        sources, truths = self._pictures(images.shape[-1])
         shown = [picture for trio in zip(sources, images, truths, strict=True) for picture in trio]
         per_kind = len(self.cases) // len({case.kind for case in self.cases})
         save_image(contact_sheet(shown, 3 * per_kind), path)
@@ -182,7 +187,7 @@ class EditBenchmark:
         """One case a kind of edit, a figure further each time: source, methods, truth."""
         per_kind = len(self.cases) // len({case.kind for case in self.cases})
         picked = [i for i in range(len(self.cases)) if i % per_kind == i // per_kind % per_kind]
-        sources, truths = pictures(self.cases, "source"), pictures(self.cases, "target")
+        sources, truths = self._pictures(max(images.shape[-1] for images in edited.values()))
         columns = {SOURCES: sources, **edited, TRUTHS: truths}
         found = {
             self.cases[i].kind: {name: [images[i]] for name, images in columns.items()}

@@ -18,9 +18,9 @@ COLUMNS = ("success", "kept", "lpips_truth", "psnr_truth", "lpips_source")
 BY_EDIT = ("success", "lpips_truth")
 
 
-def pictures(cases: Iterable[Case], which: str) -> Tensor:
-    """The `source` or `target` pictures [N,3,64,64] in [0,1] of the cases."""
-    found = [picture(getattr(case, which), case.camera) for case in cases]
+def pictures(cases: Iterable[Case], which: str, size: int) -> Tensor:
+    """The `source` or `target` pictures [N,3,size,size] in [0,1] of the cases."""
+    found = [picture(getattr(case, which), case.camera, size) for case in cases]
     return torch.from_numpy(np.stack(found)).movedim(-1, 1).float() / 255
 
 
@@ -40,8 +40,8 @@ def attribute_scores(found: Mapping[str, int], case: Case) -> tuple[float, float
 
 
 def score_cases(images: Tensor, cases: Sequence[Case], probe: Probe) -> list[dict[str, float]]:
-    """What each edit reached: the scores of `COLUMNS`, see `attribute_scores`."""
-    truths, sources = pictures(cases, "target"), pictures(cases, "source")
+    """What each edit reached, for images [N,3,S,S]: the scores of `COLUMNS`."""
+    truths, sources = (pictures(cases, w, images.shape[-1]) for w in ("target", "source"))
     perceptual = lpips(images, truths), lpips(images, sources)
     fidelity = psnr(images, truths)
     scores = []

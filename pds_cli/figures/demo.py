@@ -31,14 +31,14 @@ def main(argv: Sequence[str]) -> list[Path]:
 
     (out,) = paths(argv, ("outputs/figures/demo.webp",), __doc__)
     backbone, cases = EmbeddedBackbone("toybox"), all_cases(edits=EDITS)[::8]
-    columns = {"source": pictures(cases, "source")}
+    columns = {"source": pictures(cases, "source", backbone.resolution)}
     with tempfile.TemporaryDirectory() as scratch:
         for name in LOSSES:
             run, loss = RunFolder(Path(scratch) / name), method(name, [f"loss={name}"])
             columns[METHODS[name]], _ = edit_cases(
                 cases, backbone, loss.build(), run, **loss.budget
             )
-    columns["ground truth"] = pictures(cases, "target")
+    columns["ground truth"] = pictures(cases, "target", backbone.resolution)
     images = [column[row] for row in range(len(cases)) for column in columns.values()]
     sheet = contact_sheet(
         images,

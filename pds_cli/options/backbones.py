@@ -50,6 +50,11 @@ class ExactConf(BackboneConf):
     """What exact scores of pictures have, whichever pictures."""
 
     std: float = option("spread of the Gaussian that each picture's latent is", range=POSITIVE)
+    window: int | None = option(
+        "side, in places of the latent, of what decides at each place which pictures count there; "
+        "odd; null: all of it at once",
+        range=whole(1, 9999),
+    )
     views: str = option(
         "pictures that count for a view: its camera's, its sector's, or all", choices=VIEWS
     )
