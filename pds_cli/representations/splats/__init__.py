@@ -1,0 +1,1 @@
+"""Gaussian splats: how they are drawn, fitted, edited and kept."""
