@@ -99,6 +99,7 @@ OWN_VALUES = {
     ("backbone/local", "local_files_only"),
     ("backbone/sdxl", "variant"),
     ("loss/pds_plus", "schedule"),
+    ("representation/splats", "fit.cache"),
     ("representation/nerf", "fit.cache"),  # a folder is of the command line alone
 }
 
@@ -130,7 +131,7 @@ def defaults(target: type, node: dict[str, Any]) -> Iterator[tuple[str, tuple[An
     from pds_cli.representations.base import FitSettings
     from pds_cli.representations.nerf.encoding import GridLayout
 
-    parts = {"grid": GridLayout, "fit": FitSettings}
+    parts = {"grid": GridLayout, "fit": getattr(target, "Fit", FitSettings)}
     for key, parameter in inspect.signature(target).parameters.items():
         if isinstance(node.get(key), dict) and key in parts:
             for inner, pair in defaults(parts[key], node[key]):

@@ -55,12 +55,12 @@ from pds_cli.losses.vsd import VSD
 from pds_cli.metrics.consistency import consistency
 from pds_cli.metrics.lpips import lpips
 from pds_cli.metrics.psnr import psnr
-from pds_cli.metrics.ssim import ssim
 from pds_cli.options.catalogue import shipped_targets
 from pds_cli.options.verbs import FINETUNING
 from pds_cli.pictures.captioned import CaptionedImages
 from pds_cli.pictures.colormap import depth_picture, depth_range
 from pds_cli.pictures.files import write_image
+from pds_cli.pictures.ssim import ssim
 from pds_cli.pretraining import dreambooth
 from pds_cli.pretraining.components import build_components, save_components
 from pds_cli.pretraining.objectives import (

@@ -25,8 +25,8 @@ from pds_cli.metrics.clip import Clip
 from pds_cli.metrics.consistency import view_consistency
 from pds_cli.metrics.lpips import lpips
 from pds_cli.metrics.psnr import psnr
-from pds_cli.metrics.ssim import ssim
 from pds_cli.pages.study import Answer, preferences
+from pds_cli.pictures.ssim import ssim
 from pds_cli.results.path_rendering import load_result
 from pds_cli.runs.record import RunRecord
 from pds_cli.views.paths import turntable

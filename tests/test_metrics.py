@@ -12,7 +12,7 @@ from torch import Tensor
 from pds_cli.errors import UserError
 from pds_cli.metrics.lpips import Lpips, lpips
 from pds_cli.metrics.psnr import psnr
-from pds_cli.metrics.ssim import ssim
+from pds_cli.pictures.ssim import ssim
 
 
 def pair(*shape: int) -> tuple[Tensor, Tensor]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from pds_cli.errors import UserError
 from pds_cli.kernels import splats as kernels
+from pds_cli.representations.base import FitSettings
+from pds_cli.representations.spatial import Place, load_spatial
 from pds_cli.representations.splats.rasterise import (
     Drawn,
     Gaussians,
@@ -21,7 +27,17 @@ from pds_cli.representations.splats.rasterise import (
     rotations,
     world_to_camera,
 )
+from pds_cli.representations.splats.relocation import DEAD, relocate, shared, wander
+from pds_cli.representations.splats.representation import Splats
+from pds_cli.representations.splats.start import starting_points
+from pds_cli.runs import layout
+from pds_cli.runs.checkpoint import load_checkpoint, save_checkpoint
+from pds_cli.runs.folder import RunFolder
+from pds_cli.scenes.toybox import ToyboxScene
+from pds_cli.training.fit import fit_stage, measure
+from pds_cli.training.trainer import Trainer
 from pds_cli.views.cameras import Camera, look_at
+from pds_cli.views.view import Region
 
 DRAWERS = pytest.mark.parametrize("draw", [rasterise, rasterise_torch])
 NAMES = ("means", "quats", "scales", "opacities", "colors")
@@ -275,3 +291,193 @@ def test_a_lens_is_refused() -> None:
     bent = replace(camera(), distortion=(0.1, 0.0, 0.0, 0.0, 0.0, 0.0))
     with pytest.raises(ValueError, match="undistort"):
         rasterise(cloud(3), bent)
+
+
+# --- relocation ----------------------------------------------------------------------------------
+
+
+@given(st.floats(0.01, 0.999), st.integers(1, 51))
+def test_copies_together_are_as_opaque_as_one(opacity: float, copies: int) -> None:
+    each, scale = shared(torch.tensor([opacity]).double(), torch.tensor([copies]))
+    together = 1 - (1 - each) ** copies
+    torch.testing.assert_close(together, torch.tensor([opacity]).double(), rtol=1e-6, atol=1e-9)
+    assert (float(scale) == 1) if copies == 1 else 0 < float(scale) < 1.0001
+
+
+def test_copies_keep_the_light_of_a_line_through_the_middle() -> None:
+    """∫ 1 − (1 − o' exp(−x²/2s²))^n dx = ∫ o exp(−x²/2) dx, by quadrature."""
+    x = torch.linspace(-12, 12, 20_001).double()
+    for opacity, n in ((0.9, 2), (0.5, 3), (0.99, 7)):
+        each, scale = shared(torch.tensor([opacity]).double(), torch.tensor([n]))
+        found = 1 - (1 - each * torch.exp(-((x / scale) ** 2) / 2)) ** n
+        expected = opacity * torch.exp(-(x**2) / 2)
+        assert float(found.sum()) == pytest.approx(float(expected.sum()), rel=1e-6)
+
+
+def adam(tensors: dict[str, Tensor]) -> torch.optim.Adam:
+    """Adam after a step, so that it has moments."""
+    for value in tensors.values():
+        value.requires_grad_().grad = torch.ones_like(value)
+    optimizer = torch.optim.Adam(tensors.values(), lr=1e-9)
+    optimizer.step()
+    return optimizer
+
+
+def test_what_has_faded_moves_to_what_has_not_and_nothing_is_seen_of_it() -> None:
+    gaussians = cloud(40)
+    logits = torch.full((40,), 2.0).double()
+    logits[30:] = -8.0
+    tensors = {
+        "means": gaussians.means, "quats": gaussians.quats, "scales": gaussians.scales,
+        "opacities": logits, "colors": gaussians.colors,
+    }  # fmt: skip
+    optimizer = adam(tensors)
+
+    def seen() -> Drawn:
+        held = {k: v.detach() for k, v in tensors.items()}
+        return rasterise(
+            Gaussians(
+                held["means"], held["quats"], held["scales"],
+                torch.sigmoid(held["opacities"]), held["colors"],
+            ),
+            camera(),
+        )  # fmt: skip
+
+    before = seen()
+    assert relocate(tensors, optimizer, torch.Generator().manual_seed(0)) == 10
+    assert bool((torch.sigmoid(tensors["opacities"]) > DEAD).all())
+    assert len(torch.unique(tensors["means"].detach(), dim=0)) == 30, "they lie where others do"
+    assert float((seen().color - before.color).abs().mean()) < 0.01
+    moments = optimizer.state[tensors["means"]]["exp_avg"]
+    assert bool((moments[30:] == 0).all()) and bool((moments[:30] != 0).any())
+    assert relocate(tensors, optimizer, torch.Generator()) == 0, "nothing has faded"
+
+
+def test_only_what_is_faint_wanders_and_within_its_shape() -> None:
+    count = 2000
+    means = torch.zeros(count, 3)
+    logits = torch.full((count,), -9.0)
+    logits[1000:] = 3.0
+    quats = torch.tensor([[1.0, 0.0, 0.0, 0.0]]).expand(count, 4)
+    scales = torch.tensor([0.1, 0.01, 0.001]).log().expand(count, 3)
+    wander(means, quats, scales, logits, 1e-3, torch.Generator().manual_seed(0))
+    assert float(means[1000:].abs().max()) < 1e-6
+    widths = means[:1000].std(0)
+    assert float(widths[0] / widths[1]) == pytest.approx(100, rel=0.1)
+    assert float(widths[1] / widths[2]) == pytest.approx(100, rel=0.1)
+
+
+# --- the representation --------------------------------------------------------------------------
+
+SCENE = ["scene=figurine", "scene.size=64", "scene.count=4", "scene.held_out=2", "device=cpu"]
+CPU: Any = Place("cpu")
+SPLATS = ["representation=splats", "representation.budget=400", "turntable=0"]
+
+
+@pytest.fixture(scope="module")
+def scene() -> ToyboxScene:
+    pytest.importorskip("pyvista")
+    return ToyboxScene(size=64, count=6, held_out=2)
+
+
+def test_points_begin_in_the_region_and_along_what_is_seen() -> None:
+    generator = torch.Generator().manual_seed(0)
+    closed = Region((1.0, 2.0, 3.0), 0.5, unbounded=False)
+    points, apart = starting_points(closed, [camera()], 500, generator)
+    assert bool(((points - torch.tensor(closed.centre)).abs() <= 0.5).all())
+    nearest = (torch.cdist(points, points) + 9 * torch.eye(500)).amin(1)
+    assert bool((apart >= nearest - 1e-6).all()) and float(apart.mean()) < 0.2
+    wide, _ = starting_points(replace(closed, unbounded=True), [camera()], 500, generator)
+    away = (wide - torch.tensor(closed.centre)).norm(dim=1)
+    assert float(away.max()) > 4 and int((away < 1).sum()) >= 250
+    alone, one = starting_points(closed, [camera()], 1, generator)
+    assert alone.shape == (1, 3) and one.tolist() == [1.0]
+
+
+def test_a_fit_comes_nearer_and_its_file_brings_it_back(scene: ToyboxScene, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    splats = Splats(scene, CPU, budget=600, sh_degree=1, sh_every=20)
+    trainer = Trainer(
+        [fit_stage(scene, splats, FitSettings(steps=60, lr=8.0, views_per_step=1))],
+        RunFolder(tmp_path / "run"),
+    )
+    before = measure(splats, scene.eval_views)["psnr"]
+    trainer.run()
+    after = measure(splats, scene.eval_views)["psnr"]
+    assert after > before + 3
+    splats.save(tmp_path / "scene.safetensors")
+    again = load_spatial(tmp_path / "scene.safetensors", "cpu")
+    seen = scene.eval_views[0].camera
+    assert seen is not None
+    splats.begin_edit()
+    for a, b in zip(*(vars(x.render_camera(seen)).values() for x in (splats, again)), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_depth_is_along_the_ray(scene: ToyboxScene) -> None:
+    splats = Splats(scene, CPU, budget=1)
+    with torch.no_grad():
+        splats.means.copy_(torch.tensor([[1.5, 0.3, 1.0]]))
+        splats.scales.fill_(math.log(0.02))
+        splats.opacities.fill_(5.0)
+    pose = look_at((0.0, -6.0, 1.0), (0.0, 0.0, 1.0)).float()
+    seen = Camera(pose, 64.0, 64.0, 32.0, 32.0, 64, 64)
+    found = splats.render_camera(seen)
+    at = int(found.opacity.argmax())
+    away = float((splats.means.detach()[0] - seen.position).norm())
+    assert float(found.depth.flatten()[at]) == pytest.approx(away, rel=2e-3)
+
+
+def test_what_cannot_be_gets_a_sentence(scene: ToyboxScene, tmp_path: Path) -> None:
+    for options, said in (
+        ({"sh_degree": 4}, "sh_degree=4 must be at most 3"),
+        ({"budget": 0}, "budget=0 must be at least 1"),
+        ({"dssim": 1.5}, "dssim=1.5 must be at most 1"),
+        ({"render_size": 4}, "render_size=4 must be at least 8"),
+        ({"background": "sky"}, "background"),
+    ):
+        with pytest.raises(UserError, match=said):
+            Splats(scene, CPU, **options)
+    path = Splats(scene, CPU, budget=5).export(tmp_path)[0]
+    tensors, meta = load_checkpoint(path)
+    for change in ({"budget": 6}, {"sh_degree": 1}, {"noise": None}):
+        wrong = meta | {"options": meta["options"] | change}
+        save_checkpoint(tmp_path / "wrong.safetensors", tensors, wrong)
+        with pytest.raises(UserError):
+            load_spatial(tmp_path / "wrong.safetensors")
+
+
+def test_an_interrupted_fit_ends_the_same(
+    pds: Callable[..., Any], stopping: Callable[[str, int], None], tmp_path: Path
+) -> None:
+    words = ["fit", *SCENE, *SPLATS[:2], "representation.fit.steps=12", "render_every=0",
+             "representation.relocate_every=2", "representation.fit.cache=null"]  # fmt: skip
+    whole = pds(*words, "out=whole")
+    assert whole.code == 0, whole.err
+    stopping("fit", 7)
+    assert pds(*words, "out=parts", "checkpoint_every=0").code == 130
+    again = pds("fit", "resume=parts")
+    assert again.code == 0, again.err
+    for a, b in zip(
+        *(load_checkpoint(Path(run) / layout.RESULT_3D)[0].values()
+          for run in ("whole", "parts")), strict=True
+    ):  # fmt: skip
+        assert torch.equal(a, b)
+
+
+def test_an_edit_of_splats_is_rendered_and_begun_at(
+    pds: Callable[..., Any], tiny_backbone: Path
+) -> None:
+    words = [*SCENE, *SPLATS, "representation.fit.steps=3", f"backbone.model={tiny_backbone}",
+             "representation.render_size=64", "steps=2", "refine=none",
+             "render_every=0"]  # fmt: skip
+    first = pds("edit", *words, "prompt=a photo of a robot", "out=first")
+    assert first.code == 0, first.err
+    assert json.loads(Path("first/summary.json").read_text())["representation"] == "splats"
+    seen = pds("render", "run=first", "out=seen", "frames=2")
+    assert seen.code == 0, seen.err
+    then = pds("edit", "init=first", "prompt=a photo of a bear", f"backbone.model={tiny_backbone}",
+               "steps=1", "refine=none", "turntable=0", "render_every=0", "out=then")  # fmt: skip
+    assert then.code == 0, then.err
+    mesh = pds("export", "run=first", "format=mesh", "out=mesh")
+    assert mesh.code == 2 and "a Splats does not say" in mesh.err and mesh.err.count("\n") == 1

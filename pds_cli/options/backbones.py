@@ -51,8 +51,7 @@ class ExactConf(BackboneConf):
 
     std: float = option("spread of the Gaussian that each picture's latent is", range=POSITIVE)
     window: int | None = option(
-        "side, in places of the latent, of what decides at each place which pictures count there; "
-        "odd; null: all of it at once",
+        "side of what decides at each place which pictures count; odd; null: everything",
         range=whole(1, 9999),
     )
     views: str = option(

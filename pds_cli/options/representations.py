@@ -127,6 +127,33 @@ class NeRFConf(Target):
 
 
 @dataclass
+class SplatsConf(Target):
+    """Gaussian splats."""
+
+    budget: int = option("how many Gaussians", range=whole(1, 10_000_000))
+    sh_degree: int = option(
+        "how far colours depend on the view: the harmonics' degree", range=whole(0, 3)
+    )
+    sh_every: int = option("steps of the fit until the next degree is used", range=STEPS)
+    background: str = option("what is behind everything", choices=NERF_BACKGROUNDS)
+    render_size: int | None = option(
+        "longer side of edited renders in pixels; null: the views' own", range=_RENDER
+    )
+    antialias: bool = option("a pixel's blur spreads a Gaussian's light instead of adding to it")
+    dssim: float = option("weight of 1 − SSIM in the fit", range=SHARE)
+    opacity_cost: float = option("weight of the mean opacity in the fit", range=NOT_NEGATIVE)
+    scale_cost: float = option("weight of the mean size in the fit", range=NOT_NEGATIVE)
+    relocate_every: int = option(
+        "steps after which those that have faded are moved to where something is; 0: never",
+        range=EVERY,
+    )
+    noise: float = option(
+        "how far centres wander in the fit, as a part of what is published", range=NOT_NEGATIVE
+    )
+    fit: FitConf = option("how it is fitted to the scene before an edit", FitConf)
+
+
+@dataclass
 class PointsConf(Target):
     """Points in the plane."""
 

@@ -80,6 +80,7 @@ GROUP_SCHEMAS: dict[str, type] = {
     "scene/colmap": scenes.ColmapSceneConf,
     "scene/nerfstudio": scenes.NerfstudioSceneConf,
     "representation/nerf": representations.NeRFConf,
+    "representation/splats": representations.SplatsConf,
     "representation/image": representations.ImageRepresentationConf,
     "representation/svg": representations.SVGConf,
     "representation/points": representations.PointsConf,

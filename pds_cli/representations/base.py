@@ -145,7 +145,11 @@ class Representation(torch.nn.Module, ABC):
         return [{"params": [p for p in self.parameters() if p.requires_grad]}]
 
     def regularise(self) -> None:
-        """Called after every optimiser step, to bring θ back to its valid range."""
+        """Brings θ back to its valid range; called by `after_step`."""
+
+    def after_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Called after every optimiser step; what changes many parameters minds their moments."""
+        self.regularise()
 
     def idle(self) -> dict[str, str]:
         """Keys of a run that have no effect on this representation → what makes that so."""

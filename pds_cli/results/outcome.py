@@ -85,7 +85,7 @@ def similarity(result: Tensor, reference: Tensor, name: str = "") -> dict[str, f
     """
     from pds_cli.metrics.lpips import MIN_SIDE, lpips
     from pds_cli.metrics.psnr import psnr
-    from pds_cli.metrics.ssim import ssim
+    from pds_cli.pictures.ssim import ssim
 
     a, b = result[None].float(), resize(reference[None].float(), *result.shape[-2:])
     scores = {"psnr": float(psnr(a, b)), "ssim": float(ssim(a, b))}

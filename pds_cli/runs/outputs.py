@@ -179,7 +179,7 @@ def result_of(run: Path | str, key: str = "run") -> Path:
     if not found.is_file():
         raise UserError(
             f"{key}={run} holds no 3D result ({RESULT_3D}): give a finished pds fit, or a pds edit "
-            "of a 3D scene with representation=nerf, by this version of pds."
+            "of a 3D scene with representation=nerf or splats, by this version of pds."
         )
     return found
 

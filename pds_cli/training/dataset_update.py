@@ -248,7 +248,7 @@ class DatasetUpdateObjective(Objective):
         return self.representation.render(view)[0].clamp(0, 1).cpu()
 
     def after_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
-        self.representation.regularise()
+        self.representation.after_step(optimizer)
 
     def renders(self) -> dict[str, Tensor]:
         """The first of the edited views, so that the filmstrip goes on where the edit's ended."""

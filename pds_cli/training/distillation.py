@@ -175,7 +175,7 @@ class EditObjective(Objective):
         return found
 
     def after_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
-        self.representation.regularise()
+        self.representation.after_step(optimizer)
 
     @torch.no_grad()
     def renders(self) -> dict[str, Tensor]:

@@ -53,7 +53,7 @@ class FitObjective(Objective):
         return self.representation.reconstruction_loss(pairs, generator)
 
     def after_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
-        self.representation.regularise()
+        self.representation.after_step(optimizer)
 
     @torch.no_grad()
     def renders(self) -> dict[str, Tensor]:

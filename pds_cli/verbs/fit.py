@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 HELP = "reconstruct a 3D scene from posed images"
 CONFIG = "fit"
-NO_FIT = "this representation needs no fit; pds fit is for 3D scenes: representation=nerf"
+NO_FIT = "this representation needs no fit; pds fit is for 3D scenes: representation=nerf or splats"
 
 
 def main(cfg: DictConfig) -> Path:

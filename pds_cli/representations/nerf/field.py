@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pds_cli.errors import UserError
+from pds_cli.representations.harmonics import spherical_harmonics
 from pds_cli.representations.nerf.encoding import GridLayout, HashGrid
 
 _LARGEST_EXPONENT = 12.0
@@ -34,24 +35,6 @@ class _Density(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors
         return grads[0] * torch.exp(x.clamp(ctx.lowest, _LARGEST_EXPONENT)), None
-
-
-def spherical_harmonics(directions: Tensor, degree: int) -> Tensor:
-    """Real spherical harmonics [N,(degree+1)²] of unit directions [N,3], up to degree 3."""
-    x, y, z = directions.unbind(-1)
-    found = [torch.full_like(x, 0.28209479)]
-    if degree > 0:
-        found += [-0.48860251 * y, 0.48860251 * z, -0.48860251 * x]
-    if degree > 1:
-        xx, yy, zz = x * x, y * y, z * z
-        found += [1.09254843 * x * y, -1.09254843 * y * z, 0.31539157 * (3 * zz - 1)]
-        found += [-1.09254843 * x * z, 0.54627422 * (xx - yy)]
-    if degree > 2:
-        found += [0.59004359 * y * (yy - 3 * xx), 2.89061144 * x * y * z]
-        found += [0.45704579 * y * (1 - 5 * zz), 0.37317633 * z * (5 * zz - 3)]
-        found += [0.45704579 * x * (1 - 5 * zz), 1.44530572 * z * (xx - yy)]
-        found += [0.59004359 * x * (3 * yy - xx)]
-    return torch.stack(found, -1)
 
 
 def _mlp(sizes: list[int], generator: torch.Generator | None) -> torch.nn.Sequential:

@@ -9,6 +9,7 @@ from torch.nn import functional
 WINDOW = 11
 SIGMA = 1.5
 K1, K2 = 0.01, 0.03
+_SMALL = 1024  # sides up to which products of matrices are quicker, above all with gradients
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:
@@ -47,6 +48,16 @@ def _blur(x: Tensor) -> Tensor:
     offset = torch.arange(window, dtype=x.dtype, device=x.device) - window // 2
     kernel = torch.exp(-(offset**2) / (2 * SIGMA**2))
     kernel = kernel / kernel.sum()
+    if max(x.shape[-2:]) <= _SMALL:
+        down, across = (_banded(kernel, side) for side in x.shape[-2:])
+        return down @ x @ across.T
     return functional.conv2d(
         functional.conv2d(x, kernel.reshape(1, 1, -1, 1)), kernel.reshape(1, 1, 1, -1)
     )
+
+
+def _banded(kernel: Tensor, side: int) -> Tensor:
+    """The matrix [side − window + 1, side] that a filter along one axis is."""
+    rows = torch.arange(side - len(kernel) + 1, device=kernel.device)[:, None]
+    columns = rows + torch.arange(len(kernel), device=kernel.device)
+    return kernel.new_zeros(len(rows), side).scatter(1, columns, kernel.expand(len(rows), -1))

@@ -1,0 +1,334 @@
+"""Gaussian splats as a representation: rendered by cameras, fitted to images, edited."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pds_cli.backbones.base import Backbone
+from pds_cli.errors import UserError, check_choice
+from pds_cli.options.representations import NERF_BACKGROUNDS as BACKGROUNDS
+from pds_cli.pictures.files import resize
+from pds_cli.pictures.ssim import ssim
+from pds_cli.representations.base import FitSettings
+from pds_cli.representations.harmonics import spherical_harmonics
+from pds_cli.representations.spatial import Spatial
+from pds_cli.representations.splats.rasterise import Drawn, Gaussians, rasterise
+from pds_cli.representations.splats.relocation import relocate, wander
+from pds_cli.representations.splats.start import starting_points
+from pds_cli.scenes.base import Scene
+from pds_cli.scenes.saved import SavedScene
+from pds_cli.views.cameras import Camera
+from pds_cli.views.view import Rendering, View
+
+_BASE = 0.28209479177387814  # the harmonic of degree 0
+NAMES = ("means", "scales", "quats", "opacities", "sh0", "shN")
+STEP_SIZES = {
+    "means": 1.6e-4, "scales": 5e-3, "quats": 1e-3, "opacities": 5e-2, "sh0": 2.5e-3,
+    "shN": 2.5e-3 / 20,
+}  # fmt: skip
+"""Adam's, as published (3DGS, appendix); that of the means in radii of the region."""
+
+
+@dataclass(frozen=True)
+class SplatFit(FitSettings):
+    """`FitSettings` of splats; `lr` multiplies the published step sizes."""
+
+    steps: int = 1500
+    lr: float = 2.0
+    views_per_step: int = 1
+
+
+class Splats(Spatial):
+    """Gaussians in space, drawn nearest first.
+
+    Kerbl et al. 2023 (arXiv 2308.04079). Their number is fixed: those that fade are moved to where
+    there is something (3DGS-MCMC, `pds_cli.representations.splats.relocation`), while the scene is
+    fitted and while it is edited.
+
+    Args:
+        scene: a scene of posed views; gives the region and the size of renders.
+        backbone: only its device is used.
+        budget: how many Gaussians.
+        sh_degree: how far colours depend on the direction they are seen from, 0 to 3.
+        sh_every: steps of the fit after which the degree in use rises by one, from 0 on.
+        background: what is behind everything: `learned` colour, `white`, `black`, or `random`.
+        render_size: longer side of the renders that are edited, in pixels; None: the views' own.
+        antialias: see `rasterise`.
+        dssim: weight of 1 − SSIM in the fit, beside 1 − dssim of the mean absolute error.
+        opacity_cost, scale_cost: weights of the mean opacity and of the mean standard deviation
+            (in radii of the region): what is not needed fades, and can be moved.
+        relocate_every: steps between relocations; 0: never.
+        noise: how far centres wander while the scene is fitted, as a part of what is published.
+        fit: fields of `SplatFit`.
+
+    Raises:
+        UserError: an option out of range, or a scene without posed views or with a lens.
+    """
+
+    word = "splats"
+    Fit = SplatFit
+    steps: Tensor
+    background_logit: Tensor
+    means: Tensor
+    scales: Tensor
+    quats: Tensor
+    opacities: Tensor
+    sh0: Tensor
+    shN: Tensor
+
+    def __init__(
+        self,
+        scene: Scene,
+        backbone: Backbone,
+        *,
+        budget: int = 10_000,
+        sh_degree: int = 0,
+        sh_every: int = 300,
+        background: str = "learned",
+        render_size: int | None = None,
+        antialias: bool = False,
+        dssim: float = 0.2,
+        opacity_cost: float = 0.01,
+        scale_cost: float = 0.01,
+        relocate_every: int = 50,
+        noise: float = 1.0,
+        fit: Mapping[str, Any] | None = None,
+    ) -> None:
+        options = {k: v for k, v in locals().items() if k in _OPTIONS}
+        super().__init__(scene, options)
+        bent = [view.name for view in scene.views if view.camera and view.camera.distortion]
+        if bent:
+            raise UserError(
+                f"representation=splats draws pinhole cameras, and {bent[0]} was taken through a "
+                "lens that bends lines: undistort the photos first (COLMAP's image_undistorter), "
+                "or use representation=nerf"
+            )
+        self._build(backbone.device)
+        self._scatter()
+        self.fit_settings = SplatFit(**(fit or {}))
+        self.fitting = True
+
+    def _build(self, device: torch.device) -> None:
+        """The tensors of the budget's size, all zero."""
+        options = self.options
+        check_choice("representation.background", options["background"], BACKGROUNDS)
+        _check(options)
+        count, bands = options["budget"], (options["sh_degree"] + 1) ** 2 - 1
+        shapes = {
+            "means": (count, 3), "scales": (count, 3), "quats": (count, 4), "opacities": (count,),
+            "sh0": (count, 3), "shN": (count, bands, 3),
+        }  # fmt: skip
+        for name, shape in shapes.items():
+            setattr(self, name, torch.nn.Parameter(torch.zeros(shape, device=device)))
+        learned = options["background"] == "learned"
+        self.background_logit = torch.nn.Parameter(torch.zeros(3, device=device), learned)
+        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+        self.fitting = False
+
+    @torch.no_grad()
+    def _scatter(self) -> None:
+        """Grey Gaussians at random where the cameras look, as wide as they lie apart."""
+        generator = torch.Generator().manual_seed(torch.initial_seed() % 2**31)
+        points, apart = starting_points(
+            self.region, list(self.cameras["train"].values()), len(self.means), generator
+        )
+        self.means.copy_(points)
+        self.scales.copy_(apart.log()[:, None].expand(-1, 3))
+        self.quats.copy_(torch.randn(len(points), 4, generator=generator))
+        self.opacities.fill_(torch.logit(torch.tensor(0.1)))
+        self.sh0.copy_(torch.rand(len(points), 3, generator=generator) - 0.5)
+
+    # ------------------------------------------------------------------ contract
+    def render(self, view: View) -> Tensor:
+        """The image [1,3,H,W] that the view's camera sees; differentiable in θ.
+
+        Colours are at least 0; a little above 1 they keep their gradient.
+        """
+        assert view.camera is not None
+        return self._image(self._sized(view.camera))[None]
+
+    @torch.no_grad()
+    def render_full(self, view: View) -> Tensor:
+        """See `Representation.render_full`."""
+        assert view.camera is not None
+        return self._image(view.camera).clamp(0, 1)
+
+    @torch.no_grad()
+    def render_camera(self, camera: Camera) -> Rendering:
+        """Colour, depth and opacity as the camera sees them, at the camera's own size."""
+        drawn = self._drawn(camera)
+        rgb = self._over_background(drawn, None).clamp(0, 1)
+        _, directions = camera.rays()
+        slant = (directions @ camera.forward.to(directions)).view_as(drawn.depth)
+        depth = drawn.depth / drawn.opacity.clamp_min(1e-6) / slant.to(drawn.depth)
+        return Rendering(rgb, depth, drawn.opacity)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """A group a kind of parameter, each with its published step size."""
+        scales = {**STEP_SIZES, "means": STEP_SIZES["means"] * self.region.radius}
+        groups = [{"params": [getattr(self, name)], "lr_scale": scales[name]} for name in NAMES]
+        if self.background_logit.requires_grad:
+            groups.append({"params": [self.background_logit], "lr_scale": 1e-2})
+        return groups
+
+    def begin_edit(self) -> None:
+        """Centres no longer wander, and all harmonics are in use."""
+        self.fitting = False
+
+    def fit_options(self) -> dict[str, Any]:
+        """All options but the size of edited renders."""
+        return {k: v for k, v in self.options.items() if k != "render_size"}
+
+    def after_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Moves what has faded, and lets the centres wander; random numbers follow the step."""
+        self.steps += 1
+        generator = torch.Generator().manual_seed(int(self.steps))
+        every = self.options["relocate_every"]
+        if every and int(self.steps) % every == 0:
+            relocate({name: getattr(self, name) for name in NAMES}, optimizer, generator)
+        if self.fitting and self.options["noise"]:
+            lr = float(optimizer.param_groups[0]["lr"]) * self.options["noise"]
+            lr /= self.region.radius**2  # published for scenes of radius 1; covariances are areas
+            wander(self.means, self.quats, self.scales, self.opacities, lr, generator)
+
+    def reconstruction_loss(
+        self, pairs: Sequence[tuple[View, Tensor]], generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, float]]:
+        """(1 − dssim) · mean |g − x| + dssim · (1 − SSIM), and the two costs, with a graph.
+
+        With an alpha channel the image is laid over this step's background.
+        """
+        losses, errors = [], []
+        for view, image in pairs:
+            assert view.camera is not None
+            height, width = image.shape[-2:]
+            drawn = self._drawn(view.camera.scaled(height, width))
+            behind = self._behind(generator)
+            found = self._over_background(drawn, behind)
+            wanted = self._wanted(view, image.to(found), behind)
+            if view.mask is not None:
+                mask = resize(view.mask.to(found), height, width)
+                found, wanted = found * mask, wanted * mask
+            likeness = ssim(found[None], wanted[None]).mean()
+            part = self.options["dssim"]
+            losses.append((1 - part) * (found - wanted).abs().mean() + part * (1 - likeness))
+            errors.append(float((found.detach() - wanted).square().mean()))
+        loss = torch.stack(losses).mean()
+        opacity = torch.sigmoid(self.opacities).mean()
+        size = self.scales.exp().mean() / self.region.radius
+        loss = loss + self.options["opacity_cost"] * opacity + self.options["scale_cost"] * size
+        error = sum(errors) / len(errors)
+        return loss, {"psnr": -10 * math.log10(max(error, 1e-10))}
+
+    @classmethod
+    def restored(
+        cls,
+        scene: SavedScene,
+        device: torch.device,
+        options: dict[str, Any],
+        tensors: Mapping[str, Tensor],
+    ) -> Splats:
+        """See `Spatial.restored`."""
+        if set(options) != set(_OPTIONS):
+            raise ValueError("its options are not those of splats")
+        if len(tensors["means"]) != options["budget"]:
+            raise ValueError("it holds another number of Gaussians than its budget")
+        found = cls.__new__(cls)
+        Spatial.__init__(found, scene, options)
+        found._build(device)
+        return found
+
+    # ------------------------------------------------------------------ rendering
+    def gaussians(self, camera: Camera) -> Gaussians:
+        """The Gaussians with the colours that a camera sees."""
+        colors = _BASE * self.sh0
+        degree = self.options["sh_degree"]
+        if self.fitting:
+            degree = min(degree, int(self.steps) // self.options["sh_every"])
+        if degree:
+            seen = self.means.detach() - camera.position.to(self.means)
+            basis = spherical_harmonics(torch.nn.functional.normalize(seen, dim=-1), degree)
+            rest = self.shN[:, : basis.shape[1] - 1]
+            colors = colors + (basis[:, 1:, None] * rest).sum(1)
+        return Gaussians(
+            self.means,
+            self.quats,
+            self.scales,
+            torch.sigmoid(self.opacities),
+            (colors + 0.5).clamp_min(0),
+        )
+
+    def _drawn(self, camera: Camera) -> Drawn:
+        antialias, near = self.options["antialias"], self.region.near
+        return rasterise(self.gaussians(camera), camera, near=near, antialias=antialias)
+
+    def _image(self, camera: Camera) -> Tensor:
+        """What a camera sees [3,H,W]; a random background follows the step."""
+        generator = torch.Generator().manual_seed(int(self.steps))
+        behind = self._behind(generator) if torch.is_grad_enabled() else None
+        return self._over_background(self._drawn(camera), behind)
+
+    def _behind(self, generator: torch.Generator) -> Tensor | None:
+        """This step's background [3]; None: the one that pictures have."""
+        if self.options["background"] != "random":
+            return None
+        return torch.rand(3, generator=generator).to(self.means)
+
+    def _over_background(self, drawn: Drawn, behind: Tensor | None) -> Tensor:
+        if behind is None:
+            kind = self.options["background"]
+            learned = kind == "learned"
+            white = torch.full_like(self.background_logit, float(kind != "black"))
+            behind = torch.sigmoid(self.background_logit) if learned else white
+        return drawn.color + (1 - drawn.opacity) * behind[:, None, None]
+
+    def _wanted(self, view: View, image: Tensor, behind: Tensor | None) -> Tensor:
+        """The image [3,H,W] of a view, over this step's background where it is transparent."""
+        kind = self.options["background"]
+        if view.alpha is None or kind == "learned":
+            return image
+        if behind is None:
+            behind = image.new_full((3,), float(kind != "black"))
+        left = 1 - resize(view.alpha.to(image), *image.shape[-2:])
+        if view.backdrop is None:
+            return image * (1 - left) + left * behind[:, None, None]
+        return image + left * (behind - image.new_tensor(view.backdrop))[:, None, None]
+
+    def _sized(self, camera: Camera) -> Camera:
+        """The camera at `render_size`."""
+        size = self.options["render_size"]
+        if size is None:
+            return camera
+        ratio = size / max(camera.height, camera.width)
+        sides = (max(1, round(side * ratio)) for side in (camera.height, camera.width))
+        return camera.scaled(*sides)
+
+
+_OPTIONS = (
+    "budget", "sh_degree", "sh_every", "background", "render_size", "antialias", "dssim",
+    "opacity_cost", "scale_cost", "relocate_every", "noise",
+)  # fmt: skip
+
+
+def _check(options: Mapping[str, Any]) -> None:
+    """UserError for a number out of its range."""
+    least = {"budget": 1, "sh_degree": 0, "sh_every": 1, "relocate_every": 0}
+    least |= {"opacity_cost": 0, "scale_cost": 0, "noise": 0, "dssim": 0}
+    for name, low in least.items():
+        if not options[name] >= low:
+            raise UserError(f"representation.{name}={options[name]} must be at least {low}")
+    for name, high in (("sh_degree", 3), ("dssim", 1)):
+        if not options[name] <= high:
+            raise UserError(f"representation.{name}={options[name]} must be at most {high}")
+    size = options["render_size"]
+    if size is not None and size < 8:
+        raise UserError(
+            f"representation.render_size={size} must be at least 8 pixels, or null for the views' "
+            "own size"
+        )
