@@ -167,12 +167,17 @@ def load_components(
         if "denoise" in stages:  # which is preconditioned with these
             parts.autoencoder.register_to_config(spread=former["vae"].config.spread)
         other = former["vae"].encoder.shape != parts.autoencoder.encoder.shape
-        if "decode" in stages and sample is not None and other:
+        deeper = grows and _levels(parts.unet) == _levels(former["unet"]) + 1
+        if "decode" in stages and sample is not None and deeper:
+            parts.autoencoder.fit_components(sample(), whiten)
+        elif "decode" in stages and sample is not None and other:
             parts.autoencoder.grow_components(former["vae"], sample(), whiten)
         elif "decode" in stages:
             parts.autoencoder.load_state_dict(former["vae"].state_dict())
         if "denoise" in stages:
-            parts.unet.load_state_dict(_widened(former["unet"], parts.unet, grows))
+            taken = _deepened(former["unet"], parts.unet) if deeper else None
+            taken = taken or _widened(former["unet"], parts.unet, grows)
+            parts.unet.load_state_dict(taken)
             state = _with_words(former, parts)
             parts.text_encoder.load_state_dict(state)
     except (RuntimeError, ValueError) as error:
@@ -218,6 +223,36 @@ def _widened(former: Any, unet: Any, grows: bool) -> dict[str, Tensor]:
             padded[here] = state[name].to(padded)
             state[name] = padded
     return dict(state)
+
+
+def _levels(unet: Any) -> int:
+    return len(unet.config.block_out_channels)
+
+
+def _deepened(former: Any, unet: Any) -> dict[str, Tensor]:
+    """The weights of a UNet for one with a finer level in front of the others.
+
+    The levels that it had keep what they were wherever the shapes agree; the new one, and what
+    joins it to them, begins at random. So the latents need not be those that it knew.
+    """
+    own, state = unet.state_dict(), former.state_dict()
+    for name in own:
+        parts = name.split(".")
+        if parts[0] == "down_blocks":  # the others move down by one; up_blocks count from the end
+            parts[1] = str(int(parts[1]) - 1)
+        found = state.get(".".join(parts))
+        ends = ("conv_in.", "conv_norm_out.", "conv_out.")
+        if found is not None and found.shape == own[name].shape and not name.startswith(ends):
+            own[name] = found
+    first = "time_embedding.linear_1.weight"
+    if state[first].shape != own[first].shape and len(state[first]) == len(own[first]):
+        # Sinusoids of another number: what the layer made of the former ones, by least squares.
+        t = torch.arange(1000)
+        new, old = unet.time_proj(t).double(), former.time_proj(t).double()
+        found = torch.linalg.lstsq(new, old @ state[first].double().T).solution.T
+        own[first] = found.to(own[first])
+        own["time_embedding.linear_1.bias"] = state["time_embedding.linear_1.bias"]
+    return dict(own)
 
 
 _PARTS = ("unet", "text_encoder", "vae", "tokenizer", "scheduler")
