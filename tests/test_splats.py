@@ -199,7 +199,7 @@ def test_poses_take_points_where_cameras_project_them() -> None:
     )
 
 
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10_000))
 def test_order_in_memory_and_the_length_of_quaternions_say_nothing(seed: int) -> None:
     gaussians = cloud(30, seed)
@@ -210,7 +210,7 @@ def test_order_in_memory_and_the_length_of_quaternions_say_nothing(seed: int) ->
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-8)
 
 
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10_000))
 def test_moving_world_and_camera_together_changes_nothing(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -296,6 +296,7 @@ def test_a_lens_is_refused() -> None:
 # --- relocation ----------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(st.floats(0.01, 0.999), st.integers(1, 51))
 def test_copies_together_are_as_opaque_as_one(opacity: float, copies: int) -> None:
     each, scale = shared(torch.tensor([opacity]).double(), torch.tensor([copies]))

@@ -361,6 +361,29 @@ def _ply(table: Tensor) -> bytes:
     return "".join(f"{line}\n" for line in lines).encode() + rows.tobytes()
 
 
+# --- splats --------------------------------------------------------------------------------------
+
+
+def write_splats(
+    folder: Path, representation: Spatial, *, units: str = "scene"
+) -> tuple[list[Path], str]:
+    """Writes `splats.ply`, as 3DGS does; what lies behind everything is not in it.
+
+    Raises:
+        UserError: the scene is not made of splats, or no place to write.
+    """
+    from pds_cli.representations.splats.ply import write_ply
+    from pds_cli.representations.splats.representation import Splats
+
+    if not isinstance(representation, Splats):
+        raise UserError(
+            f"format=splats writes the Gaussians of a run with representation=splats, and this one "
+            f"is a {type(representation).__name__}: format=mesh and format=pointcloud write it"
+        )
+    found = representation.splat_file(placement(representation, units))
+    return [write_ply(folder / "splats.ply", found)], f"{len(found):,} splats"
+
+
 # --- cameras -------------------------------------------------------------------------------------
 
 

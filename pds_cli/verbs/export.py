@@ -1,10 +1,11 @@
 """pds export run=<folder> format=… : writes a 3D result of pds fit or pds edit for other programs.
 
 `mesh`: the surface as `mesh.ply` and `mesh.glb`, coloured. `pointcloud`: what the photos' cameras
-see, as coloured points `pointcloud.ply`. `cameras`: `cameras.json`, which pds render reads, and
-`transforms.json` in nerfstudio's format. All are in the scene's own units, or with `units=capture`
-in those of the capture that it was made from; `dataparser_transforms.json` says how the one becomes
-the other. They go to `exports_<format>/` in the run folder, or to `out=`.
+see, as coloured points `pointcloud.ply`. `splats`: the Gaussians of a run with
+representation=splats as `splats.ply`, which splat viewers open. `cameras`: `cameras.json`, which
+pds render reads, and `transforms.json` in nerfstudio's format. All are in the scene's own units, or
+with `units=capture` in those of the capture that it was made from; `dataparser_transforms.json`
+says how the one becomes the other. They go to `exports_<format>/` in the run folder, or to `out=`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from omegaconf import DictConfig
 from pds_cli.options.job import run_folder
 from pds_cli.runs import layout
 
-HELP = "write a 3D run as a mesh, a point cloud or cameras"
+HELP = "write a 3D run as a mesh, a point cloud, splats or cameras"
 CONFIG = "export"
 
 
@@ -26,6 +27,7 @@ def main(cfg: DictConfig) -> Path:
         write_cameras,
         write_mesh,
         write_point_cloud,
+        write_splats,
         write_transform,
     )
     from pds_cli.results.path_rendering import load_result
@@ -56,6 +58,8 @@ def main(cfg: DictConfig) -> Path:
             seed=cfg.seed,
             units=cfg.units,
         )
+    elif cfg.format == "splats":
+        files, what = write_splats(run.path, representation, units=cfg.units)
     else:
         files, what = write_cameras(
             run.path, representation, pictures=cfg.pictures, units=cfg.units

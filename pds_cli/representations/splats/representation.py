@@ -18,14 +18,18 @@ from pds_cli.pictures.ssim import ssim
 from pds_cli.representations.base import FitSettings
 from pds_cli.representations.harmonics import spherical_harmonics
 from pds_cli.representations.spatial import Spatial
+from pds_cli.representations.splats.ply import SplatFile
 from pds_cli.representations.splats.rasterise import Drawn, Gaussians, rasterise
 from pds_cli.representations.splats.relocation import relocate, wander
 from pds_cli.representations.splats.start import starting_points
+from pds_cli.representations.splats.turning import product, quaternion, turned
 from pds_cli.scenes.base import Scene
 from pds_cli.scenes.saved import SavedScene
 from pds_cli.views.cameras import Camera
+from pds_cli.views.poses import IDENTITY, Similarity
 from pds_cli.views.view import Rendering, View
 
+_NEAR = 0.02  # radii of the region before a camera: viewers of files know no nearer limit
 _BASE = 0.28209479177387814  # the harmonic of degree 0
 NAMES = ("means", "scales", "quats", "opacities", "sh0", "shN")
 STEP_SIZES = {
@@ -244,6 +248,18 @@ class Splats(Spatial):
         found._build(device)
         return found
 
+    @torch.no_grad()
+    def splat_file(self, placed: Similarity = IDENTITY) -> SplatFile:
+        """The Gaussians as files have them, moved by a similarity of the scene's coordinates."""
+        held = {name: getattr(self, name).detach().cpu().clone() for name in NAMES}
+        turn = placed.matrix[:, :3]
+        if placed is not IDENTITY:
+            held["means"] = placed.points(held["means"].double()).float()
+            held["scales"] += math.log(placed.scale)
+            held["quats"] = product(quaternion(turn), held["quats"].double()).float()
+            held["shN"] = turned(held["shN"].double(), turn).float()
+        return SplatFile(held)
+
     # ------------------------------------------------------------------ rendering
     def gaussians(self, camera: Camera) -> Gaussians:
         """The Gaussians with the colours that a camera sees."""
@@ -265,7 +281,7 @@ class Splats(Spatial):
         )
 
     def _drawn(self, camera: Camera) -> Drawn:
-        antialias, near = self.options["antialias"], self.region.near
+        near, antialias = _NEAR * self.region.radius, self.options["antialias"]
         return rasterise(self.gaussians(camera), camera, near=near, antialias=antialias)
 
     def _image(self, camera: Camera) -> Tensor:
