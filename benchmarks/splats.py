@@ -18,7 +18,7 @@ from _timing import median_ms
 from numba import get_num_threads
 from torch import Tensor
 
-from pds_cli.representations.splats.rasterise import Gaussians, rasterise, rasterise_torch
+from pds_cli.splats.rasterise import Gaussians, rasterise, rasterise_torch
 from pds_cli.views.cameras import Camera, look_at
 
 SCENES = ((5_000, 128, 128, 0.055), (20_000, 288, 512, 0.03), (50_000, 288, 512, 0.02))

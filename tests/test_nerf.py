@@ -649,7 +649,7 @@ def test_a_flat_scene_is_refused(pds: Callable[..., Answer], tmp_path: Path) -> 
 
 def test_spherical_harmonics_are_orthonormal() -> None:
     """Their products, averaged over the sphere, give the identity over 4π."""
-    from pds_cli.representations.harmonics import spherical_harmonics
+    from pds_cli.views.harmonics import spherical_harmonics
 
     count = 4000  # the Fibonacci lattice: almost even over the sphere
     z = 1 - (2 * torch.arange(count, dtype=torch.float64) + 1) / count

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,14 @@ from plyfile import PlyData, PlyElement
 from torch import Tensor
 
 from pds_cli.errors import UserError
-from pds_cli.representations.harmonics import spherical_harmonics
 from pds_cli.representations.spatial import Place
-from pds_cli.representations.splats.ply import SplatFile, read_ply, write_ply
-from pds_cli.representations.splats.rasterise import rotations
 from pds_cli.representations.splats.representation import Splats
-from pds_cli.representations.splats.turning import product, quaternion, turned
+from pds_cli.scenes.splats import SplatScene
 from pds_cli.scenes.toybox import ToyboxScene
+from pds_cli.splats.ply import SplatFile, read_ply, write_ply
+from pds_cli.splats.rasterise import rotations
+from pds_cli.splats.turning import product, quaternion, turned
+from pds_cli.views.harmonics import spherical_harmonics
 from pds_cli.views.poses import Similarity
 
 CPU: Any = Place("cpu")
@@ -209,3 +211,99 @@ def test_a_run_is_exported_for_splat_viewers(pds: Callable[..., Any]) -> None:
     assert pds(*words, "representation=nerf", "out=nerf").code == 0
     refused = pds("export", "run=nerf", "format=splats", "out=none")
     assert refused.code == 2 and "representation=splats" in refused.err
+
+
+# --- a file as a scene ---------------------------------------------------------------------------
+
+
+def figure_file(path: Path, count: int = 300) -> Path:
+    """A ball of small opaque Gaussians about (1, 2, 3), a few of them far away."""
+    data = rows(count, 1)
+    random = np.random.default_rng(1)
+    for k, name in enumerate("xyz"):
+        data[name] = k + 1 + 0.3 * random.normal(size=count)
+    data["x"][:5] += 100
+    for name in ("scale_0", "scale_1", "scale_2"):
+        data[name] = np.log(0.05)
+    data["opacity"] = 2.0
+    return written(path, data, byte_order="<")
+
+
+def test_cameras_are_made_where_the_file_has_none(tmp_path: Path) -> None:
+    path = figure_file(tmp_path / "ball.ply")
+    scene = SplatScene(path, "a ball", count=6, size=48, up="z", elevation=20)
+    region = scene.region
+    torch.testing.assert_close(
+        torch.tensor(region.centre), torch.tensor([1.0, 2.0, 3.0]), atol=0.1, rtol=0
+    )
+    assert 0.3 < region.radius < 1.5 and region.up == (0.0, 0.0, 1.0)
+    assert len(scene.views) == 6
+    middle = torch.tensor([region.centre])
+    for view in scene.views:
+        assert view.camera is not None and view.image is not None
+        pixel, depth = view.camera.project(middle)
+        torch.testing.assert_close(pixel, torch.tensor([[24.0, 24.0]]), atol=1e-3, rtol=0)
+        assert float(view.camera.position[2]) > region.centre[2] and float(depth) > region.radius
+        image = view.image
+        assert float(image[:, 24, 24].min()) < 0.97 and float(image[:, 0, 0].min()) > 0.99
+
+
+def test_cameras_beside_the_file_are_3dgs_s(tmp_path: Path) -> None:
+    path = figure_file(tmp_path / "ball.ply")
+    # Looks along +x of the world from (−4, 2, 3), with y of the image down along −z.
+    rotation = [[0, 0, 1], [-1, 0, 0], [0, -1, 0]]
+    entry = {"id": 0, "img_name": "a", "width": 96, "height": 64, "position": [-4, 2, 3],
+             "rotation": rotation, "fx": 80.0, "fy": 80.0}  # fmt: skip
+    (tmp_path / "cameras.json").write_text(json.dumps([entry] * 5))
+    scene = SplatScene(path, "a ball", count=3, size=48)
+    assert len(scene.views) == 3
+    camera = scene.views[0].camera
+    assert camera is not None and (camera.width, camera.height, camera.fx) == (48, 32, 40.0)
+    pixel, depth = camera.project(torch.tensor([[1.0, 2.0, 3.0], [1.0, 2.0, 3.5]]))
+    torch.testing.assert_close(pixel, torch.tensor([[24.0, 16.0], [24.0, 12.0]]))
+    assert depth.tolist() == [5.0, 5.0]
+    for change, said in (
+        ({"rotation": [[1, 0], [0, 1]]}, "camera 0 is none"),
+        ({"fx": "wide"}, "camera 0 is none"),
+        ({"rotation": [[2, 0, 0], [0, 2, 0], [0, 0, 2]]}, "camera 0"),
+    ):
+        (tmp_path / "wrong.json").write_text(json.dumps([entry | change]))
+        with pytest.raises(UserError, match=said):
+            SplatScene(path, "a ball", cameras=tmp_path / "wrong.json")
+    (tmp_path / "wrong.json").write_text("{}")
+    with pytest.raises(UserError, match="no list of cameras"):
+        SplatScene(path, "a ball", cameras=tmp_path / "wrong.json")
+
+
+def test_what_is_edited_begins_as_the_file(tmp_path: Path) -> None:
+    scene = SplatScene(figure_file(tmp_path / "ball.ply"), "a ball", count=2, size=48)
+    splats = Splats(scene, CPU)
+    assert splats.fit_settings is None and splats.options["budget"] == 300
+    for view in scene.views:
+        assert view.image is not None
+        torch.testing.assert_close(splats.render_full(view), view.image, atol=2e-3, rtol=0)
+    splats.export(tmp_path / "out")
+    assert (tmp_path / "out/splats.ply").read_bytes() == (tmp_path / "ball.ply").read_bytes()
+
+
+def test_a_file_is_edited_from_the_command_line(
+    pds: Callable[..., Any], tiny_backbone: Path
+) -> None:
+    figure_file(Path("ball.ply"))
+    words = ["edit", "scene=splats", "scene.path=ball.ply", "scene.count=2", "scene.size=48",
+             "source=a photo of a snowman", "prompt=a photo of a robot", "steps=2", "refine=none",
+             f"backbone.model={tiny_backbone}", "turntable=0", "render_every=0", "lr=1",
+             "device=cpu"]  # fmt: skip
+    answer = pds(*words, "out=edited")
+    assert answer.code == 0, answer.err
+    before, after = (read_ply(Path(p)) for p in ("ball.ply", "edited/exports/splats.ply"))
+    assert not torch.equal(before.tensors["means"], after.tensors["means"])
+    assert PlyData.read("edited/exports/splats.ply").comments == ["made by a test"]
+    for missing, said in (
+        ("scene.path", "scene.path=… is needed"),
+        ("source", "source=… is needed"),
+    ):
+        rest = [word for word in words if not word.startswith(f"{missing}=")]
+        refused = pds(*rest, "out=refused")
+        assert refused.code == 2 and said in refused.err
+    assert not Path("refused").exists()

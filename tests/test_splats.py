@@ -19,14 +19,6 @@ from pds_cli.errors import UserError
 from pds_cli.kernels import splats as kernels
 from pds_cli.representations.base import FitSettings
 from pds_cli.representations.spatial import Place, load_spatial
-from pds_cli.representations.splats.rasterise import (
-    Drawn,
-    Gaussians,
-    rasterise,
-    rasterise_torch,
-    rotations,
-    world_to_camera,
-)
 from pds_cli.representations.splats.relocation import DEAD, relocate, shared, wander
 from pds_cli.representations.splats.representation import Splats
 from pds_cli.representations.splats.start import starting_points
@@ -34,6 +26,14 @@ from pds_cli.runs import layout
 from pds_cli.runs.checkpoint import load_checkpoint, save_checkpoint
 from pds_cli.runs.folder import RunFolder
 from pds_cli.scenes.toybox import ToyboxScene
+from pds_cli.splats.rasterise import (
+    Drawn,
+    Gaussians,
+    rasterise,
+    rasterise_torch,
+    rotations,
+    world_to_camera,
+)
 from pds_cli.training.fit import fit_stage, measure
 from pds_cli.training.trainer import Trainer
 from pds_cli.views.cameras import Camera, look_at

@@ -25,6 +25,7 @@ from pds_cli.options.target import Target
 ORIENTATIONS = ("up", "pca", "none")
 CENTRES = ("poses", "focus", "none")
 BACKGROUNDS = ("white", "black")
+UPS = ("x", "y", "z", "-x", "-y", "-z")
 SPLITS = ("test", "val", "none")
 LABELS = ("a", "b")
 
@@ -112,6 +113,34 @@ class BlenderSceneConf(CaptureSceneConf):
     eval_split: str = option("file whose views are held out for measuring", choices=SPLITS)
     eval_every: int = option("of those, every n-th is read", range=whole(1, MILLION))
     radius: float = option("the object lies within ± radius of the origin", range=POSITIVE)
+
+
+@dataclass
+class SplatSceneConf(Target):
+    """A splat file."""
+
+    path: str | None = option("the PLY file", text=True)
+    source_prompt: str | None = option(_SHOWS, text=True)
+    cameras: str | None = option(
+        "file of cameras as 3DGS writes it; null: cameras.json beside the PLY, or a circle",
+        text=True,
+    )
+    count: int = option("cameras at most", range=whole(1, 10_000))
+    size: int = option("longer side of the views in pixels at most", range=PIXELS)
+    up: str = option("which way is up in the file's world", choices=UPS)
+    distance: float | None = option(
+        "of the circle from the middle; null: so that the scene fills the view", range=POSITIVE
+    )
+    elevation: float = option("of the circle, degrees above the horizon", range=Range(-89, 89))
+    field_of_view: float = option("of the circle's cameras, degrees across", range=Range(1, 150))
+    background: Any = option(
+        "what is behind everything",
+        choices=BACKGROUNDS,
+        or_else="[r,g,b]",
+        range=SHARE,
+        example=(1, 1, 1),
+    )
+    front: Any = option(f"{_FRONT}; null: the views' mean", range=TURN)
 
 
 @dataclass

@@ -76,6 +76,7 @@ GROUP_SCHEMAS: dict[str, type] = {
     "scene/image": scenes.ImageSceneConf,
     "scene/svg": scenes.SVGSceneConf,
     "scene/toy2d": scenes.Toy2DSceneConf,
+    "scene/splats": scenes.SplatSceneConf,
     "scene/blender": scenes.BlenderSceneConf,
     "scene/colmap": scenes.ColmapSceneConf,
     "scene/nerfstudio": scenes.NerfstudioSceneConf,

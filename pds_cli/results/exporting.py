@@ -372,8 +372,8 @@ def write_splats(
     Raises:
         UserError: the scene is not made of splats, or no place to write.
     """
-    from pds_cli.representations.splats.ply import write_ply
     from pds_cli.representations.splats.representation import Splats
+    from pds_cli.splats.ply import write_ply
 
     if not isinstance(representation, Splats):
         raise UserError(

@@ -112,7 +112,7 @@ class CaptureScene(Scene):
         check_choice("scene.centre", centre, CENTRES)
         self._prompt = source_prompt
         self._max_size = max_size
-        self._background = _colour(background)
+        self._background = colour(background)
         frames = sorted(frames, key=_natural_order)
         names = view_names(frames)
         poses = torch.stack([frame.camera.camera_to_world.double() for frame in frames])
@@ -166,7 +166,7 @@ class CaptureScene(Scene):
         return views
 
 
-def _colour(background: str | Sequence[float]) -> tuple[float, ...]:
+def colour(background: str | Sequence[float]) -> tuple[float, ...]:
     if isinstance(background, str):
         check_choice("scene.background", background, tuple(BACKGROUNDS))
         return BACKGROUNDS[background]

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from pds_cli.errors import UserError
-from pds_cli.representations.harmonics import spherical_harmonics
 from pds_cli.representations.nerf.encoding import GridLayout, HashGrid
+from pds_cli.views.harmonics import spherical_harmonics
 
 _LARGEST_EXPONENT = 12.0
 PIECE = 1 << 15  # positions looked at together; see `RadianceField.forward`

@@ -1,1 +1,1 @@
-"""Gaussian splats: how they are drawn, fitted, edited and kept."""
+"""Gaussian splats as parameters: where they begin, density control, and the representation."""

@@ -94,7 +94,7 @@ def wander(
         opacities: logits [N]. lr: the present step size of the centres.
         generator: on the CPU.
     """
-    from pds_cli.representations.splats.rasterise import rotations
+    from pds_cli.splats.rasterise import rotations
 
     faint = torch.sigmoid(_SHARPNESS * (1 - torch.sigmoid(opacities) - _FAINT))
     noise = torch.randn(means.shape, generator=generator).to(means) * faint[:, None] * _NOISE * lr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,21 +17,19 @@ from pds_cli.options.representations import NERF_BACKGROUNDS as BACKGROUNDS
 from pds_cli.pictures.files import resize
 from pds_cli.pictures.ssim import ssim
 from pds_cli.representations.base import FitSettings
-from pds_cli.representations.harmonics import spherical_harmonics
 from pds_cli.representations.spatial import Spatial
-from pds_cli.representations.splats.ply import SplatFile
-from pds_cli.representations.splats.rasterise import Drawn, Gaussians, rasterise
 from pds_cli.representations.splats.relocation import relocate, wander
 from pds_cli.representations.splats.start import starting_points
-from pds_cli.representations.splats.turning import product, quaternion, turned
 from pds_cli.scenes.base import Scene
 from pds_cli.scenes.saved import SavedScene
+from pds_cli.splats.ply import SplatFile, write_ply
+from pds_cli.splats.rasterise import Drawn, Gaussians, rasterise, seen_colors
+from pds_cli.splats.turning import product, quaternion, turned
 from pds_cli.views.cameras import Camera
 from pds_cli.views.poses import IDENTITY, Similarity
 from pds_cli.views.view import Rendering, View
 
 _NEAR = 0.02  # radii of the region before a camera: viewers of files know no nearer limit
-_BASE = 0.28209479177387814  # the harmonic of degree 0
 NAMES = ("means", "scales", "quats", "opacities", "sh0", "shN")
 STEP_SIZES = {
     "means": 1.6e-4, "scales": 5e-3, "quats": 1e-3, "opacities": 5e-2, "sh0": 2.5e-3,
@@ -106,6 +105,9 @@ class Splats(Spatial):
     ) -> None:
         options = {k: v for k, v in locals().items() if k in _OPTIONS}
         super().__init__(scene, options)
+        held: SplatFile | None = getattr(scene, "splats", None)
+        if held is not None:  # a file is what it is; its own renders are edited, without a fit
+            self.options |= {"budget": len(held), "sh_degree": held.degree}
         bent = [view.name for view in scene.views if view.camera and view.camera.distortion]
         if bent:
             raise UserError(
@@ -114,6 +116,10 @@ class Splats(Spatial):
                 "or use representation=nerf"
             )
         self._build(backbone.device)
+        self._source = None if held is None else held.source
+        if held is not None:
+            self._take(held, scene.backdrop)  # type: ignore[attr-defined]
+            return
         self._scatter()
         self.fit_settings = SplatFit(**(fit or {}))
         self.fitting = True
@@ -147,6 +153,13 @@ class Splats(Spatial):
         self.quats.copy_(torch.randn(len(points), 4, generator=generator))
         self.opacities.fill_(torch.logit(torch.tensor(0.1)))
         self.sh0.copy_(torch.rand(len(points), 3, generator=generator) - 0.5)
+
+    @torch.no_grad()
+    def _take(self, held: SplatFile, backdrop: Tensor) -> None:
+        """The Gaussians of a file, before a background of this colour [3]."""
+        for name in NAMES:
+            getattr(self, name).copy_(held.tensors[name])
+        self.background_logit.copy_(torch.logit(backdrop.clamp(1e-3, 1 - 1e-3)))
 
     # ------------------------------------------------------------------ contract
     def render(self, view: View) -> Tensor:
@@ -246,6 +259,7 @@ class Splats(Spatial):
         found = cls.__new__(cls)
         Spatial.__init__(found, scene, options)
         found._build(device)
+        found._source = None
         return found
 
     @torch.no_grad()
@@ -258,26 +272,24 @@ class Splats(Spatial):
             held["scales"] += math.log(placed.scale)
             held["quats"] = product(quaternion(turn), held["quats"].double()).float()
             held["shN"] = turned(held["shN"].double(), turn).float()
-        return SplatFile(held)
+        return SplatFile(held, self._source)
+
+    def export(self, folder: Path) -> list[Path]:
+        """Writes the result as every 3D scene does, and the Gaussians as `splats.ply`."""
+        return [*super().export(folder), write_ply(folder / "splats.ply", self.splat_file())]
 
     # ------------------------------------------------------------------ rendering
     def gaussians(self, camera: Camera) -> Gaussians:
         """The Gaussians with the colours that a camera sees."""
-        colors = _BASE * self.sh0
         degree = self.options["sh_degree"]
         if self.fitting:
             degree = min(degree, int(self.steps) // self.options["sh_every"])
-        if degree:
-            seen = self.means.detach() - camera.position.to(self.means)
-            basis = spherical_harmonics(torch.nn.functional.normalize(seen, dim=-1), degree)
-            rest = self.shN[:, : basis.shape[1] - 1]
-            colors = colors + (basis[:, 1:, None] * rest).sum(1)
         return Gaussians(
             self.means,
             self.quats,
             self.scales,
             torch.sigmoid(self.opacities),
-            (colors + 0.5).clamp_min(0),
+            seen_colors(self.means, self.sh0, self.shN, camera, degree),
         )
 
     def _drawn(self, camera: Camera) -> Drawn:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pds_cli.representations.harmonics import spherical_harmonics
+from pds_cli.views.harmonics import spherical_harmonics
 
 
 def product(q: Tensor, r: Tensor) -> Tensor:

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from pds_cli.kernels import splats as kernels
 from pds_cli.views.cameras import Camera
+from pds_cli.views.harmonics import spherical_harmonics
 
+_BASE = 0.28209479177387814  # the harmonic of degree 0
 NEAR = 0.01  # world units before the camera where Gaussians begin to count, unless told otherwise
 _TO_OPENCV = (1.0, -1.0, -1.0)  # a camera looks along −z, with y up; rasterisers along +z, y down
 
@@ -61,6 +63,21 @@ def world_to_camera(camera: Camera) -> Tensor:
     pose = camera.camera_to_world.double()
     turn = pose[:, :3].T * pose.new_tensor(_TO_OPENCV)[:, None]
     return torch.cat([turn, -turn @ pose[:, 3:]], 1)
+
+
+def seen_colors(means: Tensor, sh0: Tensor, shN: Tensor, camera: Camera, degree: int) -> Tensor:
+    """Colours [N,3], at least 0, of Gaussians as a camera sees them.
+
+    Args:
+        means: centres [N,3]; sh0: [N,3] and shN: [N,K,3], the harmonics' coefficients.
+        degree: harmonics up to this degree are used, 0 to 3; shN may hold more.
+    """
+    colors = _BASE * sh0
+    if degree:
+        away = means.detach() - camera.position.to(means)
+        basis = spherical_harmonics(torch.nn.functional.normalize(away, dim=-1), degree)[:, 1:]
+        colors = colors + torch.einsum("nk,nkc->nc", basis, shN[:, : basis.shape[1]])
+    return (colors + 0.5).clamp_min(0)
 
 
 def rasterise(

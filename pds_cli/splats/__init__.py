@@ -1,0 +1,1 @@
+"""Gaussian splats as such: drawing them, turning them, and their files."""
