@@ -97,48 +97,6 @@ def test_a_grown_backbone_begins_with_what_it_knew(tiny_backbone: Path) -> None:
     )
 
 
-def deeper() -> dict[str, Any]:
-    """TINY_MODEL with a finer level in front."""
-    model = deepcopy(TINY_MODEL)
-    model["unet"] |= {
-        "block_out_channels": [8, 16, 32],
-        "down_block_types": ["DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"],
-        "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"],
-        "time_embedding_dim": 64,
-    }
-    return model
-
-
-def test_a_deeper_unet_keeps_the_levels_that_there_were(tiny_backbone: Path) -> None:
-    parts = build_components(deeper(), 128, [" ".join(vocabulary())])
-    images = smooth(32, 128)
-    load_components(parts, tiny_backbone, sample=lambda: images)
-    former = EmbeddedBackbone(str(tiny_backbone))
-    was, now = former.unet, parts.unet
-    for old, new in (
-        (was.down_blocks[1], now.down_blocks[2]),
-        (was.mid_block, now.mid_block),
-        (was.up_blocks[0].attentions, now.up_blocks[0].attentions),
-    ):
-        held = new.state_dict()
-        assert all(torch.equal(held[name], value) for name, value in old.state_dict().items())
-    # Of fewer sinusoids the best in least squares: what it misses is none of theirs.
-    t = torch.arange(1000)
-    found, expected = (net.time_embedding.linear_1(net.time_proj(t)) for net in (now, was))
-    missed = now.time_proj(t).T @ (found - expected).detach() / len(t)
-    assert float(missed.abs().max()) < 1e-4 < float(expected.detach().std())
-    # The latents are fitted anew, to the pictures of the larger size.
-    assert parts.autoencoder.encode(images).shape == (32, 16, 32, 32)
-    assert not torch.equal(parts.autoencoder.encoder, former.vae.encoder)
-    assert parts.autoencoder.spread is not None
-    grown = EmbeddedBackbone.of(parts)
-    text = grown.encode_prompt(["a robot"])
-    x_t = torch.randn(1, 16, 32, 32, generator=torch.Generator().manual_seed(0))
-    assert bool(grown.predict_eps(x_t, torch.tensor([500]), text.cond).isfinite().all())
-    with pytest.raises(UserError, match="another size"):  # a run that has no pictures
-        load_components(build_components(deeper(), 128, [" ".join(vocabulary())]), tiny_backbone)
-
-
 def test_only_a_run_with_pictures_grows(tiny_backbone: Path) -> None:
     words = [" ".join(vocabulary())]
     with pytest.raises(UserError, match="another size"):

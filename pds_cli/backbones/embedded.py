@@ -24,7 +24,7 @@ from pds_cli.backbones.instruct import InstructMixin
 from pds_cli.backbones.patch_autoencoder import PatchAutoencoder
 from pds_cli.backbones.schedule import Schedule
 from pds_cli.errors import UserError
-from pds_cli.reading import read_json
+from pds_cli.reading import read_json, read_object
 from pds_cli.weights import PACKED, read_weights
 
 _LARGEST = 4096
@@ -32,6 +32,7 @@ _SIZES = (
     *("block_out_channels", "layers_per_block", "in_channels", "out_channels", "sample_size"),
     *("cross_attention_dim", "projection_class_embeddings_input_dim", "attention_head_dim"),
     *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+    *("fine_width", "fine_blocks"),
     *("max_position_embeddings", "projection_dim", "latent_channels", "patch", "width", "blocks"),
     "num_train_timesteps",
 )
@@ -310,8 +311,10 @@ def _whole_or_said(folder: Path) -> Iterator[None]:
 
 def _read_parts(folder: Path) -> dict[str, Any]:
     """The parts of a folder that is no adapter."""
-    from diffusers import DDIMScheduler, UNet2DConditionModel
+    from diffusers import DDIMScheduler
     from transformers import CLIPTextModel, PreTrainedTokenizerFast
+
+    from pds_cli.backbones.fine_unet import unet_class
 
     quiet_loading()
     scheduler: Any
@@ -319,7 +322,8 @@ def _read_parts(folder: Path) -> dict[str, Any]:
         for file in folder.glob("*/*.json"):
             _check_config(file.name, read_json(file))
         scheduler = DDIMScheduler.from_pretrained(folder / "scheduler")
-        unet = _whole(UNet2DConditionModel, folder / "unet", torch_dtype=torch.float32)
+        kind = unet_class(read_object(folder / "unet" / "config.json"))
+        unet = _whole(kind, folder / "unet", torch_dtype=torch.float32)
         found = {
             "unet": unet.to(memory_format=torch.channels_last),
             "text_encoder": _whole(CLIPTextModel, folder / "text_encoder", dtype=torch.float32),

@@ -62,7 +62,7 @@ class AutoencoderConf:
 
 @dataclass
 class UNetConf:
-    """Keywords of diffusers' `UNet2DConditionModel`."""
+    """Keywords of diffusers' `UNet2DConditionModel`, and of the branch that `FineUNet` has."""
 
     layers_per_block: int = option("residual layers a block", range=whole(1, 64))
     block_out_channels: list[int] = option("channels of each block", range=WIDTH)
@@ -70,6 +70,10 @@ class UNetConf:
     up_block_types: list[str] = option("diffusers' names of the blocks on the way up")
     attention_head_dim: int = option("channels a head of attention", range=WIDTH)
     norm_num_groups: int = option("groups of group normalisation", range=WIDTH)
+    fine_width: int = option(
+        "channels of a branch at twice the latents' resolution; 0: none", range=whole(0, 4096)
+    )
+    fine_blocks: int = option("residual blocks of that branch", range=whole(0, 64))
 
 
 @dataclass

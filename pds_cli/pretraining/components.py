@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pds_cli.backbones.adapter import FILE as ADAPTER
 from pds_cli.backbones.embedded import INDEX, folder_of, load_parts, quiet_loading, words_of
+from pds_cli.backbones.fine_unet import FineUNet, unet_class
 from pds_cli.backbones.patch_autoencoder import PatchAutoencoder
 from pds_cli.errors import UserError, first_line
 from pds_cli.files import write_text
@@ -103,7 +104,6 @@ def build_components(
 def _components(
     model: Mapping[str, Any], size: int, captions: Iterable[str], image_inputs: int
 ) -> Components:
-    from diffusers import UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
     tokenizer = build_tokenizer(captions)
@@ -126,14 +126,20 @@ def _components(
         )
     )
     channels = int(autoencoder.config.latent_channels)  # type: ignore[attr-defined]
-    unet: Any = UNet2DConditionModel(
+    options = {k: tuple(v) if isinstance(v, list) else v for k, v in model["unet"].items()}
+    kind = unet_class(options)
+    if kind is not FineUNet:
+        options = {k: v for k, v in options.items() if k not in ("fine_width", "fine_blocks")}
+    elif patch % 2:
+        raise UserError(f"model.unet.fine_width needs patches of even size, and not of {patch}")
+    unet: Any = kind(
         sample_size=size // patch,
         in_channels=channels * image_inputs,
         out_channels=channels,
         cross_attention_dim=text["hidden_size"],
         class_embed_type="projection",
         projection_class_embeddings_input_dim=text["hidden_size"],
-        **{k: tuple(v) if isinstance(v, list) else v for k, v in model["unet"].items()},
+        **options,
     )
     unet.to(memory_format=torch.channels_last)
     alphas_cumprod = cosine_alphas_cumprod(model["timesteps"], model["shift"])
@@ -167,17 +173,17 @@ def load_components(
         if "denoise" in stages:  # which is preconditioned with these
             parts.autoencoder.register_to_config(spread=former["vae"].config.spread)
         other = former["vae"].encoder.shape != parts.autoencoder.encoder.shape
-        deeper = grows and _levels(parts.unet) == _levels(former["unet"]) + 1
-        if "decode" in stages and sample is not None and deeper:
-            parts.autoencoder.fit_components(sample(), whiten)
-        elif "decode" in stages and sample is not None and other:
+        if "decode" in stages and sample is not None and other:
             parts.autoencoder.grow_components(former["vae"], sample(), whiten)
         elif "decode" in stages:
             parts.autoencoder.load_state_dict(former["vae"].state_dict())
         if "denoise" in stages:
-            taken = _deepened(former["unet"], parts.unet) if deeper else None
-            taken = taken or _widened(former["unet"], parts.unet, grows)
-            parts.unet.load_state_dict(taken)
+            state = _widened(former["unet"], parts.unet, grows)
+            branch = None if hasattr(former["unet"], "fine") else getattr(parts.unet, "fine", None)
+            if sample is not None and branch is not None:  # which begins by adding nothing
+                branch.set_maps(parts.autoencoder, sample(), whiten)
+                state |= {f"fine.{name}": value for name, value in branch.state_dict().items()}
+            parts.unet.load_state_dict(state)
             state = _with_words(former, parts)
             parts.text_encoder.load_state_dict(state)
     except (RuntimeError, ValueError) as error:
@@ -223,36 +229,6 @@ def _widened(former: Any, unet: Any, grows: bool) -> dict[str, Tensor]:
             padded[here] = state[name].to(padded)
             state[name] = padded
     return dict(state)
-
-
-def _levels(unet: Any) -> int:
-    return len(unet.config.block_out_channels)
-
-
-def _deepened(former: Any, unet: Any) -> dict[str, Tensor]:
-    """The weights of a UNet for one with a finer level in front of the others.
-
-    The levels that it had keep what they were wherever the shapes agree; the new one, and what
-    joins it to them, begins at random. So the latents need not be those that it knew.
-    """
-    own, state = unet.state_dict(), former.state_dict()
-    for name in own:
-        parts = name.split(".")
-        if parts[0] == "down_blocks":  # the others move down by one; up_blocks count from the end
-            parts[1] = str(int(parts[1]) - 1)
-        found = state.get(".".join(parts))
-        ends = ("conv_in.", "conv_norm_out.", "conv_out.")
-        if found is not None and found.shape == own[name].shape and not name.startswith(ends):
-            own[name] = found
-    first = "time_embedding.linear_1.weight"
-    if state[first].shape != own[first].shape and len(state[first]) == len(own[first]):
-        # Sinusoids of another number: what the layer made of the former ones, by least squares.
-        t = torch.arange(1000)
-        new, old = unet.time_proj(t).double(), former.time_proj(t).double()
-        found = torch.linalg.lstsq(new, old @ state[first].double().T).solution.T
-        own[first] = found.to(own[first])
-        own["time_embedding.linear_1.bias"] = state["time_embedding.linear_1.bias"]
-    return dict(own)
 
 
 _PARTS = ("unet", "text_encoder", "vae", "tokenizer", "scheduler")
@@ -316,7 +292,10 @@ def save_components(parts: Components, folder: Path, dtype: torch.dtype = torch.
         parts.tokenizer.backend_tokenizer.no_padding()
         parts.tokenizer.save_pretrained(temporary / "tokenizer")
         scheduler.save_pretrained(temporary / "scheduler")
-        write_text(temporary / INDEX, json.dumps(_INDEX, indent=2) + "\n")
+        index = dict(_INDEX)
+        if isinstance(parts.unet, FineUNet):
+            index["unet"] = ["pds_cli.backbones.fine_unet", "FineUNet"]
+        write_text(temporary / INDEX, json.dumps(index, indent=2) + "\n")
 
 
 @contextmanager
