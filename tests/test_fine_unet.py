@@ -93,12 +93,13 @@ def test_its_folder_is_read_back_packed_or_not(tmp_path: Path) -> None:
     own, x_t = EmbeddedBackbone.of(parts), torch.randn(1, 24, 8, 8)
     for name, close in (("plain", 1e-5), ("packed", 0.05)):
         read = EmbeddedBackbone(str(tmp_path / name))
-        assert isinstance(read.unet, FineUNet) and read.unet.config.fine_width == 8
+        unet: Any = read.unet
+        assert isinstance(unet, FineUNet) and unet.config.fine_width == 8
         text = read.encode_prompt(["a robot"])
         a, b = (net.predict_eps(x_t, torch.tensor([500]), text.cond) for net in (own, read))
         assert float((a - b).square().mean()) <= close**2 * float(a.square().mean())
-    plain = build_components(TINY_MODEL, 64, WORDS)
-    assert type(plain.unet) is UNet2DConditionModel and "fine_width" not in plain.unet.config
+    plain: Any = build_components(TINY_MODEL, 64, WORDS).unet
+    assert plain.__class__ is UNet2DConditionModel and "fine_width" not in plain.config
 
 
 def test_a_source_beside_the_latents_is_not_the_branch_s() -> None:

@@ -37,7 +37,7 @@ def rows(count: int = 5, degree: int = 1, kind: str = "f4", seed: int = 0, **mor
     names += [*(f"scale_{i}" for i in range(3)), *(f"rot_{i}" for i in range(4))]
     found = np.zeros(count, [(n, kind) for n in names] + list(more.items()))
     random = np.random.default_rng(seed)
-    for name in found.dtype.names:
+    for name in found.dtype.names or ():
         found[name] = random.normal(size=count) * (50 if name in more else 1)
     return found
 

@@ -31,7 +31,7 @@ class _Residual(nn.Module):
         self.norm_out = nn.GroupNorm(groups, width)
         self.conv_out = nn.Conv2d(width, width, 3, padding=1)
         nn.init.zeros_(self.conv_out.weight)
-        nn.init.zeros_(self.conv_out.bias)
+        nn.init.zeros_(self.conv_out.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         h = self.conv_in(F.silu(self.norm_in(x))) + self.time(embedding)[:, :, None, None]
@@ -110,7 +110,10 @@ def _between(begin: PatchAutoencoder, end: PatchAutoencoder, like: Tensor) -> Te
     return found.flatten(1).T[:, :, None, None].to(like)
 
 
-class FineUNet(UNet2DConditionModel):  # type: ignore[misc]
+_Base: Any = UNet2DConditionModel
+
+
+class FineUNet(_Base):  # type: ignore[misc]
     """diffusers' UNet with a `FineBranch`.
 
     Args:

@@ -78,7 +78,7 @@ class SplatScene(Scene):
                 'source=… is needed: say what the file shows now, e.g. source="a photo of a man"'
             )
         check_choice("scene.up", up, UPS)
-        self.source_prompt, self.splats = source_prompt, read_ply(path)
+        self.source_prompt, self.splats = source_prompt, read_ply(Path(path))
         self.backdrop = torch.tensor(colour(background))
         self._region = region_of(self.splats, up)
         beside = Path(path).parent / CAMERAS
