@@ -99,7 +99,8 @@ def test_its_folder_is_read_back_packed_or_not(tmp_path: Path) -> None:
         a, b = (net.predict_eps(x_t, torch.tensor([500]), text.cond) for net in (own, read))
         assert float((a - b).square().mean()) <= close**2 * float(a.square().mean())
     plain: Any = build_components(TINY_MODEL, 64, WORDS).unet
-    assert plain.__class__ is UNet2DConditionModel and "fine_width" not in plain.config
+    assert "fine_width" not in plain.config
+    assert type(plain) is UNet2DConditionModel
 
 
 def test_a_source_beside_the_latents_is_not_the_branch_s() -> None:
