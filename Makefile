@@ -124,7 +124,7 @@ toybox: $(STAMP) ## render the toybox world and train its backbone (hours on a C
 # The decoder and the probe are trained anew: the patches are larger, and there is more to see.
 toybox-128: $(STAMP) ## go on from the toybox's weights with pictures of 128 pixels (hours; none such ship)
 	@$(PRETRAIN) outputs/pretrain/toybox128 into=outputs/toybox128 init=toybox size=128 \
-	  model.autoencoder.patch=8 model.autoencoder.latent_channels=48 \
+	  model.autoencoder.patch=8 model.autoencoder.latent_channels=48 model.unet.fine_width=64 \
 	  data.folder=outputs/data/toybox128 data.images=12000 data.fresh=2 data.around=0.5 \
 	  data.views=0.5 denoise.steps=12000 denoise.lr=4e-4 denoise.warmup=100 \
 	  denoise.high_noise=0.4 denoise.high_noise_from=0
