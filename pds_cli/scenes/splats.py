@@ -110,7 +110,7 @@ class SplatScene(Scene):
         gaussians = Gaussians(
             held["means"], held["quats"], held["scales"], torch.sigmoid(held["opacities"]), colors
         )
-        drawn = rasterise(gaussians, camera, near=_NEAR * self._region.radius)
+        drawn = rasterise(gaussians, camera, near=self._region.near)
         return (drawn.color + (1 - drawn.opacity) * self.backdrop[:, None, None]).clamp(0, 1)
 
     @property
@@ -137,7 +137,7 @@ def region_of(splats: SplatFile, up: str) -> Region:
     axis = [0.0, 0.0, 0.0]
     axis[_UP[up[-1]]] = -1.0 if up.startswith("-") else 1.0
     x, y, z = centre.tolist()
-    return Region((x, y, z), radius, up=(axis[0], axis[1], axis[2]))
+    return Region((x, y, z), radius, near=_NEAR * radius, up=(axis[0], axis[1], axis[2]))
 
 
 def _quantile(values: Tensor, weight: Tensor, share: float) -> Tensor:

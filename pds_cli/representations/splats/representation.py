@@ -29,7 +29,6 @@ from pds_cli.views.cameras import Camera
 from pds_cli.views.poses import IDENTITY, Similarity
 from pds_cli.views.view import Rendering, View
 
-_NEAR = 0.02  # radii of the region before a camera: viewers of files know no nearer limit
 NAMES = ("means", "scales", "quats", "opacities", "sh0", "shN")
 STEP_SIZES = {
     "means": 1.6e-4, "scales": 5e-3, "quats": 1e-3, "opacities": 5e-2, "sh0": 2.5e-3,
@@ -42,8 +41,8 @@ STEP_SIZES = {
 class SplatFit(FitSettings):
     """`FitSettings` of splats; `lr` multiplies the published step sizes."""
 
-    steps: int = 1500
-    lr: float = 2.0
+    steps: int = 1200
+    lr: float = 5.0
     views_per_step: int = 1
 
 
@@ -293,7 +292,7 @@ class Splats(Spatial):
         )
 
     def _drawn(self, camera: Camera) -> Drawn:
-        near, antialias = _NEAR * self.region.radius, self.options["antialias"]
+        near, antialias = self.region.near, self.options["antialias"]
         return rasterise(self.gaussians(camera), camera, near=near, antialias=antialias)
 
     def _image(self, camera: Camera) -> Tensor:
