@@ -358,3 +358,9 @@ def test_a_typo_in_it_is_named_by_file_and_line(
         assert "Traceback" in mine(source, "debug=true").err
         swept = mine(source, "-m", "seed=1,2")
         assert swept.code == 2 and swept.err.count(said) == 4, swept.err
+
+
+def test_a_name_too_long_for_a_file_is_one_that_there_is_not(pds: Callable[..., Any]) -> None:
+    answer = pds("edit", "scene=toy2d", f"backbone={'9' * 400}", "prompt=a", "out=refused")
+    assert answer.code == 2 and "Traceback" not in answer.err
+    assert len(answer.err.splitlines()) <= 2 and not Path("refused").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 
@@ -50,7 +51,8 @@ class FreeText:
         names = self.chosen.get(group)
         if names is None:
             return list(group_schemas(group))
-        ours = [name for name in names if (conf_dir() / group / f"{name}.yaml").is_file()]
+        # A name may be too long for a file: os.path says no, where Path.is_file raises.
+        ours = [n for n in names if os.path.isfile(conf_dir() / group / f"{n}.yaml")]
         found = [schema_of(group, name) or BASES.get(group) for name in ours]
         return [schema for schema in found if schema is not None]
 
