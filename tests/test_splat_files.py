@@ -22,10 +22,9 @@ from pds_cli.representations.splats.representation import Splats
 from pds_cli.scenes.splats import SplatScene
 from pds_cli.scenes.toybox import ToyboxScene
 from pds_cli.splats.ply import SplatFile, read_ply, write_ply
-from pds_cli.splats.rasterise import rotations
 from pds_cli.splats.turning import product, quaternion, turned
 from pds_cli.views.harmonics import spherical_harmonics
-from pds_cli.views.poses import Similarity
+from pds_cli.views.poses import Similarity, rotations
 
 CPU: Any = Place("cpu")
 

@@ -31,12 +31,12 @@ from pds_cli.splats.rasterise import (
     Gaussians,
     rasterise,
     rasterise_torch,
-    rotations,
     world_to_camera,
 )
 from pds_cli.training.fit import fit_stage, measure
 from pds_cli.training.trainer import Trainer
 from pds_cli.views.cameras import Camera, look_at
+from pds_cli.views.poses import rotations
 from pds_cli.views.view import Region
 
 DRAWERS = pytest.mark.parametrize("draw", [rasterise, rasterise_torch])

@@ -253,10 +253,12 @@ def project_adjoint(
 
 
 @njit(inline="always")
-def _span(middle, reach, first, last):
-    """The tiles [begin, end) along one axis that [middle − reach, middle + reach] meets."""
-    begin = max(math.floor((middle - reach) / TILE), first)
-    return begin, min(math.floor((middle + reach) / TILE) + 1, last)
+def _span(middle, reach, count):
+    """The tiles [begin, end) of an axis that [middle − reach, middle + reach] meets."""
+    if reach <= 0:
+        return 0, 0
+    begin = max(math.floor((middle - reach) / TILE), 0)
+    return begin, min(math.floor((middle + reach) / TILE) + 1, count)
 
 
 @njit(cache=True)
@@ -271,24 +273,22 @@ def bin_tiles(projected, order, columns, rows):
     """
     starts = np.zeros(columns * rows + 1, np.int64)
     for i in order:
-        if projected[i, REACH_X] > 0:
-            x0, x1 = _span(projected[i, X], projected[i, REACH_X], 0, columns)
-            y0, y1 = _span(projected[i, Y], projected[i, REACH_Y], 0, rows)
-            for y in range(y0, y1):
-                for x in range(x0, x1):
-                    starts[y * columns + x + 1] += 1
+        x0, x1 = _span(projected[i, X], projected[i, REACH_X], columns)
+        y0, y1 = _span(projected[i, Y], projected[i, REACH_Y], rows)
+        for y in range(y0, y1):
+            for x in range(x0, x1):
+                starts[y * columns + x + 1] += 1
     for t in range(columns * rows):
         starts[t + 1] += starts[t]
     items, at = np.empty(starts[-1], np.int32), starts[:-1].copy()
     for i in order:
-        if projected[i, REACH_X] > 0:
-            x0, x1 = _span(projected[i, X], projected[i, REACH_X], 0, columns)
-            y0, y1 = _span(projected[i, Y], projected[i, REACH_Y], 0, rows)
-            for y in range(y0, y1):
-                for x in range(x0, x1):
-                    t = y * columns + x
-                    items[at[t]] = i
-                    at[t] += 1
+        x0, x1 = _span(projected[i, X], projected[i, REACH_X], columns)
+        y0, y1 = _span(projected[i, Y], projected[i, REACH_Y], rows)
+        for y in range(y0, y1):
+            for x in range(x0, x1):
+                t = y * columns + x
+                items[at[t]] = i
+                at[t] += 1
     return starts, items
 
 

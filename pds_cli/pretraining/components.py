@@ -173,15 +173,16 @@ def load_components(
         if "denoise" in stages:  # which is preconditioned with these
             parts.autoencoder.register_to_config(spread=former["vae"].config.spread)
         other = former["vae"].encoder.shape != parts.autoencoder.encoder.shape
-        if "decode" in stages and sample is not None and other:
-            parts.autoencoder.grow_components(former["vae"], sample(), whiten)
+        branch = None if hasattr(former["unet"], "fine") else getattr(parts.unet, "fine", None)
+        images = sample() if sample is not None and (other or branch is not None) else None
+        if "decode" in stages and images is not None and other:
+            parts.autoencoder.grow_components(former["vae"], images, whiten)
         elif "decode" in stages:
             parts.autoencoder.load_state_dict(former["vae"].state_dict())
         if "denoise" in stages:
             state = _widened(former["unet"], parts.unet, grows)
-            branch = None if hasattr(former["unet"], "fine") else getattr(parts.unet, "fine", None)
-            if sample is not None and branch is not None:  # which begins by adding nothing
-                branch.set_maps(parts.autoencoder, sample(), whiten)
+            if images is not None and branch is not None:  # which begins by adding nothing
+                branch.set_maps(parts.autoencoder, images, whiten)
                 state |= {f"fine.{name}": value for name, value in branch.state_dict().items()}
             parts.unet.load_state_dict(state)
             state = _with_words(former, parts)

@@ -167,9 +167,10 @@ class Recipe:
         if init:
             load_components(self.parts, Path(init), sample=self._sample, whiten=whiten)
         else:
-            self.parts.autoencoder.fit_components(self._sample(), whiten)
+            images = self._sample()
+            self.parts.autoencoder.fit_components(images, whiten)
             if hasattr(self.parts.unet, "fine"):
-                self.parts.unet.fine.set_maps(self.parts.autoencoder, self._sample(), whiten)
+                self.parts.unet.fine.set_maps(self.parts.autoencoder, images, whiten)
 
     def _sample(self) -> Tensor:
         """Images for the encoder, always the same, so that every run from nothing gets the same."""

@@ -126,6 +126,15 @@ class Volumetric(Spatial):
         """Colours [N,3] in [0,1] of world points [N,3] seen along unit directions [N,3]."""
 
 
+def check_render_size(size: int | None) -> None:
+    """UserError for a longer side of edited renders that is too short."""
+    if size is not None and size < 8:
+        raise UserError(
+            f"representation.render_size={size} must be at least 8 pixels, or null for the views' "
+            "own size"
+        )
+
+
 class Place:
     """Stands in for a backbone where a representation needs no more of it than the device.
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from pds_cli.errors import UserError
 from pds_cli.reading import brief
+from pds_cli.views.poses import rotations
 
 # COLMAP's camera models by number: their names and how many parameters they have.
 MODELS = (
@@ -86,17 +87,12 @@ def _opened(path: Path) -> IO[bytes]:
 
 def _matrix(pose: Sequence[float], name: str) -> Tensor:
     """[3,4] from a quaternion (w, x, y, z), of any length but 0, and a translation."""
-    w, x, y, z = pose[:4]
-    length = math.hypot(w, x, y, z)
+    length = math.hypot(*pose[:4])
     if not (1e-9 < length < math.inf and all(map(math.isfinite, pose))):
         raise ValueError(f"{brief(name)} has no pose: its rotation is 0, or NaN or infinite")
-    w, x, y, z = (value / length for value in (w, x, y, z))
-    rows = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y), pose[4]],
-        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x), pose[5]],
-        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y), pose[6]],
-    ]
-    return torch.tensor(rows, dtype=torch.float64)
+    quat = torch.tensor([[value / length for value in pose[:4]]], dtype=torch.float64)
+    shift = torch.tensor(pose[4:7], dtype=torch.float64)
+    return torch.cat([rotations(quat)[0], shift[:, None]], 1)
 
 
 # --- binary --------------------------------------------------------------------------------------

@@ -90,7 +90,8 @@ class SplatScene(Scene):
         else:
             every = read_3dgs_cameras(listed)
             several = min(count, len(every))
-            found = [_sized(every[i * len(every) // several], size) for i in range(several)]
+            chosen = [every[i * len(every) // several] for i in range(several)]
+            found = [c.with_longer_side(min(size, max(c.width, c.height))) for c in chosen]
         self._views = self._seen(found)
         self.front = checked_front(front, self._views)
 
@@ -206,9 +207,3 @@ def _entry(entry: Any, where: str) -> Camera:
         ) from error
     pose = checked_pose(pose.tolist(), where, "rotation")[:3].float()
     return checked_camera(Camera(pose, fx, fy, width / 2, height / 2, width, height), where)
-
-
-def _sized(camera: Camera, size: int) -> Camera:
-    """The camera with a longer side of at most `size` pixels."""
-    ratio = min(1.0, size / max(camera.width, camera.height))
-    return camera.scaled(*(max(1, round(ratio * s)) for s in (camera.height, camera.width)))

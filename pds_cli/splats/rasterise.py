@@ -14,9 +14,9 @@ from torch import Tensor
 
 from pds_cli.kernels import splats as kernels
 from pds_cli.views.cameras import Camera
-from pds_cli.views.harmonics import spherical_harmonics
+from pds_cli.views.harmonics import BASE, spherical_harmonics
+from pds_cli.views.poses import rotations
 
-_BASE = 0.28209479177387814  # the harmonic of degree 0
 NEAR = 0.01  # world units before the camera where Gaussians begin to count, unless told otherwise
 _TO_OPENCV = (1.0, -1.0, -1.0)  # a camera looks along −z, with y up; rasterisers along +z, y down
 
@@ -72,7 +72,7 @@ def seen_colors(means: Tensor, sh0: Tensor, shN: Tensor, camera: Camera, degree:
         means: centres [N,3]; sh0: [N,3] and shN: [N,K,3], the harmonics' coefficients.
         degree: harmonics up to this degree are used, 0 to 3; shN may hold more.
     """
-    colors = _BASE * sh0
+    colors = BASE * sh0
     if degree:
         away = means.detach() - camera.position.to(means)
         basis = spherical_harmonics(torch.nn.functional.normalize(away, dim=-1), degree)[:, 1:]
@@ -227,17 +227,6 @@ def _project(
     finite = torch.cat([centre, reach, gaussians.colors], 1).isfinite().all(1)
     conic = torch.stack([yy, -xy, xx], 1) / det[:, None]
     return _Flat(centre, z, conic, opacity, reach), seen & finite
-
-
-def rotations(quats: Tensor) -> Tensor:
-    """Rotation matrices [N,3,3] of quaternions [N,4] (w,x,y,z) of any length but 0."""
-    w, x, y, z = torch.nn.functional.normalize(quats, dim=-1, eps=0).unbind(-1)
-    rows = [
-        *(1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
-        *(2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
-        *(2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
-    ]
-    return torch.stack(rows, -1).unflatten(-1, (3, 3))
 
 
 def _composite(

@@ -66,6 +66,13 @@ class Camera:
             height=height,
         )
 
+    def with_longer_side(self, pixels: int | None) -> Camera:
+        """The same camera for its image with a longer side of so many pixels; None: as it is."""
+        if pixels is None:
+            return self
+        ratio = pixels / max(self.height, self.width)
+        return self.scaled(*(max(1, round(ratio * s)) for s in (self.height, self.width)))
+
     def moved(self, camera_to_world: Tensor) -> Camera:
         """The same intrinsics at another pose [3,4]."""
         return replace(self, camera_to_world=camera_to_world)

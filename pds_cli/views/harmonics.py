@@ -5,11 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+BASE = 0.28209479  # the harmonic of degree 0
+
 
 def spherical_harmonics(directions: Tensor, degree: int) -> Tensor:
     """Real spherical harmonics [N,(degree+1)²] of unit directions [N,3], up to degree 3."""
     x, y, z = directions.unbind(-1)
-    found = [torch.full_like(x, 0.28209479)]
+    found = [torch.full_like(x, BASE)]
     if degree > 0:
         found += [-0.48860251 * y, 0.48860251 * z, -0.48860251 * x]
     if degree > 1:

@@ -148,6 +148,17 @@ def focus(poses: Tensor) -> Tensor:
     return point
 
 
+def rotations(quats: Tensor) -> Tensor:
+    """Rotation matrices [N,3,3] of quaternions [N,4] (w,x,y,z) of any length but 0."""
+    w, x, y, z = torch.nn.functional.normalize(quats, dim=-1, eps=0).unbind(-1)
+    rows = [
+        *(1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
+        *(2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
+        *(2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
+    ]
+    return torch.stack(rows, -1).unflatten(-1, (3, 3))
+
+
 def rotation_to_z(direction: Tensor) -> Tensor:
     """The rotation [3,3] by the smallest angle that takes a direction [3] to +z (Rodrigues)."""
     identity = torch.eye(3, dtype=direction.dtype)

@@ -20,7 +20,7 @@ from pds_cli.representations.nerf.encoding import GridLayout
 from pds_cli.representations.nerf.field import PIECE, RadianceField
 from pds_cli.representations.nerf.occupancy import OccupancyGrid
 from pds_cli.representations.nerf.rays import Rays, pixel_rays, recomputed
-from pds_cli.representations.spatial import Spatial, Volumetric
+from pds_cli.representations.spatial import Spatial, Volumetric, check_render_size
 from pds_cli.scenes.base import Scene
 from pds_cli.scenes.saved import SavedScene
 from pds_cli.views.cameras import Camera
@@ -138,7 +138,7 @@ class NeRF(Volumetric):
         optimiser step.
         """
         assert view.camera is not None
-        return self._image(self._sized(view.camera), view.name)[None]
+        return self._image(view.camera.with_longer_side(self.render_size), view.name)[None]
 
     @torch.no_grad()
     def render_full(self, view: View) -> Tensor:
@@ -246,7 +246,7 @@ class NeRF(Volumetric):
         if not weight:
             return None
         assert view.camera is not None
-        camera = self._sized(view.camera)
+        camera = view.camera.with_longer_side(self.render_size)
         pixels = torch.randint(camera.width * camera.height, (_SPREAD,), generator=generator)
         samples, spots, _ = self._marched(self._pixel_rays(camera, pixels, None, generator))
         return weight * volume.distortion(samples, self.field.density(spots)[0]).mean()
@@ -279,14 +279,6 @@ class NeRF(Volumetric):
         return found
 
     # ------------------------------------------------------------------ rendering
-    def _sized(self, camera: Camera) -> Camera:
-        """The camera at `render_size`."""
-        if self.render_size is None:
-            return camera
-        ratio = self.render_size / max(camera.height, camera.width)
-        sides = (max(1, round(side * ratio)) for side in (camera.height, camera.width))
-        return camera.scaled(*sides)
-
     def _framed(self, points: Tensor) -> Tensor:
         points = points.to(self.device)
         return (points - points.new_tensor(self.region.centre)) / self.region.radius
@@ -383,11 +375,7 @@ def _check(options: Mapping[str, Any]) -> None:
     for name, low in least.items():
         if not options[name] >= low:
             raise UserError(f"representation.{name}={options[name]} must be at least {low:g}")
-    if options["render_size"] is not None and options["render_size"] < 8:
-        raise UserError(
-            f"representation.render_size={options['render_size']} must be at least 8 pixels, or "
-            "null for the views' own size"
-        )
+    check_render_size(options["render_size"])
     for name in ("explore", "density_growth", "distortion", "fit_distortion", "network_lr"):
         if not options.get(name, 0) >= 0:
             raise UserError(f"representation.{name}={options[name]} must not be negative")

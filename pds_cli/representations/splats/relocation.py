@@ -12,6 +12,8 @@ import math
 import torch
 from torch import Tensor
 
+from pds_cli.views.poses import rotations
+
 DEAD = 0.005  # opacity at or below which a Gaussian is moved elsewhere (section 4.2)
 _MOST = 51  # copies of one Gaussian that are told apart, as published
 _NOISE = 5e5  # of `wander`, as published
@@ -94,8 +96,6 @@ def wander(
         opacities: logits [N]. lr: the present step size of the centres.
         generator: on the CPU.
     """
-    from pds_cli.splats.rasterise import rotations
-
     faint = torch.sigmoid(_SHARPNESS * (1 - torch.sigmoid(opacities) - _FAINT))
     noise = torch.randn(means.shape, generator=generator).to(means) * faint[:, None] * _NOISE * lr
     axes = rotations(quats) * scales.exp()[:, None]

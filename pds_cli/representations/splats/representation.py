@@ -17,7 +17,7 @@ from pds_cli.options.representations import NERF_BACKGROUNDS as BACKGROUNDS
 from pds_cli.pictures.files import resize
 from pds_cli.pictures.ssim import ssim
 from pds_cli.representations.base import FitSettings
-from pds_cli.representations.spatial import Spatial
+from pds_cli.representations.spatial import Spatial, check_render_size
 from pds_cli.representations.splats.relocation import relocate, wander
 from pds_cli.representations.splats.start import starting_points
 from pds_cli.scenes.base import Scene
@@ -167,7 +167,7 @@ class Splats(Spatial):
         Colours are at least 0; a little above 1 they keep their gradient.
         """
         assert view.camera is not None
-        return self._image(self._sized(view.camera))[None]
+        return self._image(view.camera.with_longer_side(self.options["render_size"]))[None]
 
     @torch.no_grad()
     def render_full(self, view: View) -> Tensor:
@@ -307,34 +307,25 @@ class Splats(Spatial):
             return None
         return torch.rand(3, generator=generator).to(self.means)
 
+    def _plain(self) -> Tensor:
+        """Black [3], or what pictures have behind them otherwise: white."""
+        return torch.full_like(self.background_logit, float(self.options["background"] != "black"))
+
     def _over_background(self, drawn: Drawn, behind: Tensor | None) -> Tensor:
         if behind is None:
-            kind = self.options["background"]
-            learned = kind == "learned"
-            white = torch.full_like(self.background_logit, float(kind != "black"))
-            behind = torch.sigmoid(self.background_logit) if learned else white
+            learned = self.options["background"] == "learned"
+            behind = torch.sigmoid(self.background_logit) if learned else self._plain()
         return drawn.color + (1 - drawn.opacity) * behind[:, None, None]
 
     def _wanted(self, view: View, image: Tensor, behind: Tensor | None) -> Tensor:
         """The image [3,H,W] of a view, over this step's background where it is transparent."""
-        kind = self.options["background"]
-        if view.alpha is None or kind == "learned":
+        if view.alpha is None or self.options["background"] == "learned":
             return image
-        if behind is None:
-            behind = image.new_full((3,), float(kind != "black"))
+        behind = self._plain() if behind is None else behind
         left = 1 - resize(view.alpha.to(image), *image.shape[-2:])
         if view.backdrop is None:
             return image * (1 - left) + left * behind[:, None, None]
         return image + left * (behind - image.new_tensor(view.backdrop))[:, None, None]
-
-    def _sized(self, camera: Camera) -> Camera:
-        """The camera at `render_size`."""
-        size = self.options["render_size"]
-        if size is None:
-            return camera
-        ratio = size / max(camera.height, camera.width)
-        sides = (max(1, round(side * ratio)) for side in (camera.height, camera.width))
-        return camera.scaled(*sides)
 
 
 _OPTIONS = (
@@ -353,9 +344,4 @@ def _check(options: Mapping[str, Any]) -> None:
     for name, high in (("sh_degree", 3), ("dssim", 1)):
         if not options[name] <= high:
             raise UserError(f"representation.{name}={options[name]} must be at most {high}")
-    size = options["render_size"]
-    if size is not None and size < 8:
-        raise UserError(
-            f"representation.render_size={size} must be at least 8 pixels, or null for the views' "
-            "own size"
-        )
+    check_render_size(options["render_size"])
