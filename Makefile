@@ -9,8 +9,9 @@ PROMPT ?= a photo of a man raising his arms
 INTO = outputs/figures
 
 .DEFAULT_GOAL := help
-.PHONY: help install options demo test format bench bench-gpu gpu-wheels gpu-check icons fidelity emoji toybox toybox-128 toybox-instruct clean \
-  table-toybox table-methods table-nerf-toybox table-nerf-methods table-icons figure-demo figure-turntables \
+.PHONY: help install options demo test format bench bench-gpu gpu-wheels gpu-check icons fidelity emoji toybox toybox-128 toybox-pictures \
+  toybox-gpu toybox-instruct clean \
+  table-toybox table-methods table-nerf-toybox table-splats-toybox table-nerf-methods table-icons figure-demo figure-turntables \
   figure-frontier frontier-image frontier-svg frontier-nerf frontier-drawn \
   paper paper-parts paper-folder table-nerf table-nerf-a table-nerf-b table-svg \
   figure-toy2d figure-image figure-nerf figure-iterative-du figure-refinement figure-svg into
@@ -71,6 +72,14 @@ gpu-check: ## the device's tests and speed in under 8 minutes, into OUT (SIZE=ti
 	$(PYTHON) benchmarks/gpu_check.py size=$(SIZE) device=$(DEVICE) out=$(OUT) wheels=$(WHEELS) \
 	  seconds=$(LIMIT)
 
+# The pictures are packed where they can be rendered, and travel with the wheels.
+toybox-pictures: $(STAMP) ## render the toybox at 128 pixels and pack it for make toybox-gpu (20 MB)
+	$(BIN)/python -m pds_cli.toybox.data outputs/data/toybox128 12000 128 0.5 0.5
+	$(BIN)/python -m pds_cli.pretraining.album outputs/data/toybox128 outputs/toybox128.zip 128
+
+toybox-gpu: ## train the toybox at 128 pixels in under 8 minutes of a GPU, into OUT (after toybox-pictures)
+	$(PYTHON) benchmarks/gpu_toybox.py device=$(DEVICE) out=$(OUT) wheels=$(WHEELS) seconds=$(LIMIT)
+
 ICONS = data.icons=outputs/data/icons data.folder=outputs/data/emoji64 \
   'preview.prompts=[a cat face,a dog face,a red apple,a green apple,grinning face,a deciduous tree,a red heart,an automobile]' \
   preview.columns=3
@@ -102,6 +111,9 @@ table-nerf-methods: $(STAMP) ## quality in 3D: every loss and dataset update, th
 table-nerf-toybox: $(STAMP) ## quality in 3D: six edits of the figurine, seen from all sides
 	$(BIN)/pds compare benchmark=nerf_toybox
 
+table-splats-toybox: $(STAMP) ## quality in 3D: the same edits as NeRFs and as Gaussian splats
+	$(BIN)/pds compare benchmark=splats_toybox
+
 table-icons: into icons $(STAMP) ## quality on drawings: names of icons, and twelve edits
 	$(BIN)/pds compare benchmark=icon_names backbone=emoji out=outputs/bench/icon_names
 	$(BIN)/pds compare benchmark=icon_edits backbone=emoji out=outputs/bench/icon_edits
@@ -121,12 +133,16 @@ toybox: $(STAMP) ## render the toybox world and train its backbone (hours on a C
 	  data.folder=outputs/data/toybox64_around data.around=0.5 denoise.steps=5500 \
 	  denoise.warmup=100 denoise.high_noise_from=0
 
-# The decoder and the probe are trained anew: the patches are larger, and there is more to see.
+# First the branch alone, on what the shipped UNet knows; then all of it. The decoder and the probe
+# are trained anew: the patches are larger, and there is more to see.
+TOYBOX_128 = into=outputs/toybox128 size=128 model.autoencoder.patch=8 \
+  model.autoencoder.latent_channels=48 model.unet.fine_width=64 data.folder=outputs/data/toybox128 \
+  data.images=12000 data.fresh=2 data.around=0.5 data.views=0.5
 toybox-128: $(STAMP) ## go on from the toybox's weights with pictures of 128 pixels (hours; none such ship)
-	@$(PRETRAIN) outputs/pretrain/toybox128 into=outputs/toybox128 init=toybox size=128 \
-	  model.autoencoder.patch=8 model.autoencoder.latent_channels=48 model.unet.fine_width=64 \
-	  data.folder=outputs/data/toybox128 data.images=12000 data.fresh=2 data.around=0.5 \
-	  data.views=0.5 denoise.steps=12000 denoise.lr=4e-4 denoise.warmup=100 \
+	@$(PRETRAIN) outputs/pretrain/toybox128_branch $(TOYBOX_128) init=toybox 'stages=[denoise]' \
+	  denoise.trains=branch denoise.steps=1000 denoise.lr=1e-3 denoise.warmup=50 denoise.high_noise=0
+	@$(PRETRAIN) outputs/pretrain/toybox128 $(TOYBOX_128) init=outputs/toybox128 \
+	  denoise.steps=12000 denoise.lr=4e-4 denoise.warmup=100 \
 	  denoise.high_noise=0.4 denoise.high_noise_from=0
 
 toybox-instruct: into $(STAMP) ## train the toybox's model for editor=instruct_pix2pix (half an hour on one core)

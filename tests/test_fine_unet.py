@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -14,10 +15,11 @@ from conftest import TINY_MODEL
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from pds_cli.backbones.embedded import EmbeddedBackbone
+from pds_cli.backbones.embedded import EmbeddedBackbone, load_parts
 from pds_cli.backbones.fine_unet import CHANNELS, FineBranch, FineUNet
 from pds_cli.backbones.patch_autoencoder import PatchAutoencoder
 from pds_cli.errors import UserError
+from pds_cli.pictures.files import write_image
 from pds_cli.pretraining.components import build_components, load_components, save_components
 from pds_cli.pretraining.packing import pack_backbone
 from pds_cli.toybox.world import vocabulary
@@ -115,3 +117,37 @@ def test_sizes_that_fit_nothing_get_a_sentence(pds: Callable[..., Any]) -> None:
         build_components(with_branch(patch=1, latent_channels=3), 64, WORDS)
     refused = pds("pretrain", "model.unet.fine_width=-1", "out=refused")
     assert refused.code == 2 and "fine_width" in refused.err and not Path("refused").exists()
+
+
+def test_the_branch_alone_is_trained_where_that_is_asked_for(
+    pds: Callable[..., Any], tmp_path: Path, tiny_backbone: Path
+) -> None:
+    lines = []
+    for i, image in enumerate(smooth(12, 128)):
+        write_image(tmp_path / f"{i}.png", (image + 1) / 2)
+        lines.append(json.dumps({"file": f"{i}.png", "caption": " ".join(vocabulary())}))
+    (tmp_path / "captions.jsonl").write_text("\n".join(lines))
+    model = with_branch()
+    words = [
+        f"model.{part}.{key}={json.dumps(value)}".replace('"', "").replace(" ", "")
+        for part in ("autoencoder", "unet", "text_encoder")
+        for key, value in model[part].items()
+    ]
+    given = ["stages=[denoise]", f"data.folder={tmp_path}", "data.toybox=false", "size=128",
+             "denoise.trains=branch", "denoise.steps=2", "denoise.batch_size=2", "device=cpu",
+             "preview.columns=1", "preview.steps=1", "into=made"]  # fmt: skip
+    given.append(f"init={tiny_backbone}")
+    done = pds("pretrain", *given, *words)
+    assert done.code == 0, done.err
+    before, after = load_parts(tiny_backbone), load_parts(Path("made"))
+    state = after["unet"].state_dict()
+    assert float(state["fine.conv_out.weight"].abs().max()) > 0
+    for name, value in before["unet"].state_dict().items():
+        if not name.startswith(("conv_in.", "conv_out.")):  # which grew
+            assert torch.equal(state[name], value), name
+    text = after["text_encoder"].state_dict()
+    for name, value in before["text_encoder"].state_dict().items():
+        assert torch.equal(text[name], value), name
+    refused = pds("pretrain", *given, *words, "model.unet.fine_width=0", "out=refused")
+    assert refused.code == 2 and "denoise.trains=branch" in refused.err
+    assert not Path("refused").exists()

@@ -9,13 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import ROOT
+
+from pds_cli.errors import UserError
+from pds_cli.pictures.captioned import load_captioned_images
+from pds_cli.pictures.files import write_image
+from pds_cli.pretraining.album import pack as album_of
+from pds_cli.pretraining.album import unpack
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import gpu_check
 import gpu_edit_step
 import gpu_hash_grid
+import gpu_toybox
 import gpu_wheels
 
 
@@ -30,6 +38,9 @@ import gpu_wheels
         (gpu_edit_step, "sizes=sd", "'sizes=sd' is not understood: give key=value"),
         (gpu_edit_step, "only=sd3", "only=sd3 is not known"),
         (gpu_hash_grid, "points=-1", "points=-1 must be a whole number of at least 1"),
+        (gpu_toybox, "size=huge", "size=huge is not known; choose one of sd, tiny"),
+        (gpu_toybox, "steps=0", "steps=0 must be a whole number of at least 1"),
+        (gpu_toybox, "data=nowhere.zip", "nowhere.zip is not there: make toybox-pictures"),
         (gpu_wheels, "here", "'here' is not understood"),
     ],
 )
@@ -112,3 +123,27 @@ def test_rows_that_fail_say_so_and_the_rest_go_on(
     assert "| tiny | float16 | no | no | RuntimeError: CUDA out of memory / try less | | | |" in out
     assert "| tiny | bfloat16 | no | yes | 2 | – | 2 | – |" in out
     assert "| tiny | bfloat16 | no | no | 2 (not finite) | – | 2 (not finite) | – |" in out
+
+
+def test_a_backbone_is_trained_from_packed_pictures(tmp_path: Path) -> None:
+    """Everything that `make toybox-gpu` does, on a model of a few thousand numbers."""
+    lines = []
+    for i in range(12):
+        image = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(i))
+        write_image(tmp_path / f"{i}.png", image)
+        lines.append(json.dumps({"file": f"{i}.png", "caption": f"a photo of {i}", "n": i}))
+    (tmp_path / "captions.jsonl").write_text("\n".join(lines))
+    album = album_of(tmp_path, tmp_path / "album.zip", 32)
+    back = load_captioned_images(unpack(album, tmp_path / "back"), 32)
+    assert back.captions[3] == ["a photo of 3"] and back.records[3]["n"] == 3
+    words = [f"data={album}", f"out={tmp_path / 'out'}", "wheels=", "device=cpu", "seconds=300",
+             "branch=1", "steps=1", "decode=1", "batch=2", "size=tiny"]  # fmt: skip
+    with pytest.raises(SystemExit) as ended:
+        gpu_toybox.main(words)
+    told = json.loads((tmp_path / "out/toybox.json").read_text())
+    assert ended.value.code == 0, told["parts"]
+    assert [part["part"] for part in told["parts"]] == ["pictures", "branch", "all", "packing"]
+    assert (tmp_path / "out/toybox128/unet/weights.safetensors").is_file()
+    (tmp_path / "broken.zip").write_bytes(b"PK")
+    with pytest.raises(UserError, match="no packed folder"):
+        unpack(tmp_path / "broken.zip", tmp_path / "none")

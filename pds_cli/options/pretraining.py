@@ -27,6 +27,7 @@ from pds_cli.options.verbs import PRECISION_HELP, PRECISIONS, ResumableConfig
 
 STAGES = ("probe", "decode", "denoise", "similarity")
 ADAPTED = ("attention", "linear", "convolution")
+TRAINED = ("all", "branch")
 
 
 @dataclass
@@ -123,6 +124,9 @@ class PretrainStageConf:
 class DenoiseConf(PretrainStageConf):
     """The stage that trains the UNet and the text encoder."""
 
+    trains: str = option(
+        "all: UNet and text encoder; branch: the UNet's fine branch alone", choices=TRAINED
+    )
     drop: float = option("chance that a caption is left out: trains guidance", range=SHARE)
     drop_source: float = option("of pairs: chance that the source is left out", range=SHARE)
     high_noise: float = option("share of late timesteps from the noisiest quarter", range=SHARE)

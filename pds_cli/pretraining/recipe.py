@@ -125,6 +125,7 @@ def check_recipe(cfg: DictConfig) -> None:
             f"data.fresh={cfg.data.fresh} draws further toybox pictures: it needs data.toybox=true "
             "and no data.icons"
         )
+    _check_branch(cfg)
     if adapting(cfg):
         check_adapter(cfg)
     else:  # sizes that fit nothing, before pictures are drawn
@@ -134,6 +135,16 @@ def check_recipe(cfg: DictConfig) -> None:
     further = cfg.init is not None and Path(cfg.init).resolve() == into.resolve()
     kept = "denoise" not in cfg.stages or further or cfg.get("resume") is not None
     check_backbone_target(into, replaces=kept or cfg.get("overwrite", False))
+
+
+def _check_branch(cfg: DictConfig) -> None:
+    if cfg.denoise.trains != "branch" or "denoise" not in cfg.stages:
+        return
+    if adapting(cfg) or not cfg.model.unet.fine_width:
+        raise UserError(
+            "denoise.trains=branch trains the branch of a UNet, and this one has none: give "
+            "model.unet.fine_width=64, without an adapter"
+        )
 
 
 class Recipe:
@@ -205,6 +216,10 @@ class Recipe:
 
     def _denoise(self) -> Objective:
         parts, options = self.parts, self.cfg.denoise
+        if options.trains == "branch":
+            for module in (parts.unet, parts.text_encoder):
+                module.requires_grad_(False)
+            parts.unet.fine.requires_grad_(True)
         kind, more = DenoisingObjective, {}
         if self.train.sources is not None:
             kind, more = InstructObjective, {"drop_source": options.drop_source}

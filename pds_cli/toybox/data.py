@@ -6,12 +6,17 @@ build goes on where it stopped, and a larger set begins with the smaller one.
 
 A set of pairs is for a model that edits by instruction: beside a picture lies its source, a figure
 that differs in one or two attributes, and the captions are prompts that name the change.
+
+python -m pds_cli.toybox.data outputs/data/toybox128 12000 128 0.5 0.5
+
+renders that many pictures of that size, with these shares `around` and `views`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +24,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from pds_cli.errors import UserError
 from pds_cli.files import write_text
 from pds_cli.pictures.captioned import Drawn, read_square
 from pds_cli.pictures.pillow import write_pillow
+from pds_cli.progress import Progress
+from pds_cli.scripts import check_words, run
 from pds_cli.toybox.world import (
     SAYABLE,
     Figure,
@@ -182,3 +190,28 @@ def make_dataset(
             on_image(i + 1)
     painter.close()
     return write_text(index_file, "\n".join(records) + "\n")
+
+
+def main(argv: Sequence[str]) -> list[Path]:
+    """Renders what the words say; returns the path of `captions.jsonl`."""
+    check_words(argv, 5, 5, __doc__)
+    try:
+        count, size = int(argv[1]), int(argv[2])
+        around, views = float(argv[3]), float(argv[4])
+        if count < 1 or size < 8 or not (0 <= around <= 1 and 0 <= views <= 1):
+            raise ValueError
+    except ValueError:
+        raise UserError(
+            f"{' '.join(argv[1:])}: two whole numbers, of pictures and of pixels from 8 on, and "
+            "two shares from 0 to 1 would be right"
+        ) from None
+    with Progress("rendering", count) as progress:
+        return [
+            make_dataset(
+                Path(argv[0]), count, size, around=around, views=views, on_image=progress.update
+            )
+        ]
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
