@@ -135,6 +135,18 @@ def test_damaged_files_and_others_get_a_sentence(tmp_path: Path) -> None:
         read_ply(tmp_path / "nowhere.ply")
 
 
+def test_what_memory_cannot_hold_is_refused_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path / "whole.ply", rows(5000, 3), byte_order="<")
+    assert len(read_ply(path)) == 5000
+    monkeypatch.setattr("pds_cli.splats.ply.memory", lambda: 2**20)
+    with pytest.raises(UserError, match=r"whole\.ply needs .* GiB of memory, and this machine has"):
+        read_ply(path)
+    monkeypatch.setattr("pds_cli.splats.ply.memory", lambda: None)
+    assert len(read_ply(path)) == 5000
+
+
 # --- turning -------------------------------------------------------------------------------------
 
 

@@ -34,7 +34,7 @@ PRECISION_HELP = "of products in training; auto: bfloat16 where the device is qu
 MATCHINGS = ("exhaustive", "sequential")
 CAMERA_MODELS = ("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV")
 PATHS = ("turntable", "orbit", "train")
-FORMATS = ("mesh", "pointcloud", "splats", "cameras")
+FORMATS = ("mesh", "pointcloud", "splats", "splat", "spz", "cameras")
 UNITS = ("scene", "capture")
 
 

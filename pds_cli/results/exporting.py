@@ -365,23 +365,31 @@ def _ply(table: Tensor) -> bytes:
 
 
 def write_splats(
-    folder: Path, representation: Spatial, *, units: str = "scene"
+    folder: Path, representation: Spatial, *, format: str = "splats", units: str = "scene"
 ) -> tuple[list[Path], str]:
-    """Writes `splats.ply`, as 3DGS does; what lies behind everything is not in it.
+    """Writes `splats.ply` as 3DGS does, or `splats.splat` or `splats.spz`.
+
+    What lies behind everything is not in it.
+
+    Args:
+        format: of `WRITERS`.
 
     Raises:
         UserError: the scene is not made of splats, or no place to write.
     """
     from pds_cli.representations.splats.representation import Splats
-    from pds_cli.splats.ply import write_ply
+    from pds_cli.splats.files import WRITERS
 
     if not isinstance(representation, Splats):
         raise UserError(
-            f"format=splats writes the Gaussians of a run with representation=splats, and this one "
-            f"is a {type(representation).__name__}: format=mesh and format=pointcloud write it"
+            f"format={format} writes the Gaussians of a run with representation=splats, and this "
+            f"one is a {type(representation).__name__}: format=mesh and format=pointcloud write it"
         )
     found = representation.splat_file(placement(representation, units))
-    return [write_ply(folder / "splats.ply", found)], f"{len(found):,} splats"
+    name, write = WRITERS[format]
+    lost = "; .splat has no place for how colours depend on the direction"
+    what = f"{len(found):,} splats{lost if format == 'splat' and found.degree else ''}"
+    return [write(folder / name, found)], what
 
 
 # --- cameras -------------------------------------------------------------------------------------

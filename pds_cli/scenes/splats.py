@@ -17,7 +17,8 @@ from pds_cli.progress import Progress
 from pds_cli.reading import brief, read_json
 from pds_cli.scenes.base import Scene, checked_front
 from pds_cli.scenes.capture import colour
-from pds_cli.splats.ply import SplatFile, read_ply
+from pds_cli.splats.files import read_splats
+from pds_cli.splats.ply import SplatFile
 from pds_cli.splats.rasterise import Gaussians, rasterise, seen_colors
 from pds_cli.views.cameras import Camera, checked_camera, look_at
 from pds_cli.views.poses import checked_pose
@@ -30,15 +31,15 @@ _NEAR = 0.02  # radii
 
 
 class SplatScene(Scene):
-    """Gaussians of a PLY file, seen by its cameras or by some on a circle round it.
+    """Gaussians of a splat file, seen by its cameras or by some on a circle round it.
 
     Cameras stand in `cameras.json` beside the file where its trainer wrote that (3DGS does). Else
     they look from all sides at the middle of what is there.
 
     Args:
-        path: the PLY file.
+        path: the file: PLY, `.splat` or SPZ.
         source_prompt: what it shows.
-        cameras: a file like `cameras.json`; None: that beside the PLY, or else a circle.
+        cameras: a file like `cameras.json`; None: that beside it, or else a circle.
         count: cameras at most; those of a file are taken evenly.
         size: longer side of the views in pixels at most.
         up: which way is up in the file's world; many captures have −y.
@@ -78,7 +79,7 @@ class SplatScene(Scene):
                 'source=… is needed: say what the file shows now, e.g. source="a photo of a man"'
             )
         check_choice("scene.up", up, UPS)
-        self.source_prompt, self.splats = source_prompt, read_ply(Path(path))
+        self.source_prompt, self.splats = source_prompt, read_splats(Path(path))
         self.backdrop = torch.tensor(colour(background))
         self._region = region_of(self.splats, up)
         beside = Path(path).parent / CAMERAS

@@ -29,6 +29,7 @@ PARTS = {
 }
 _COEFFICIENTS = {0: 0, 9: 1, 24: 2, 45: 3}  # numbers in f_rest → degree
 _LONGEST_HEADER = 1 << 16
+_HELD = 12  # bytes a number while a file is read: as it stands, and twice as float32
 
 
 @dataclass(frozen=True)
@@ -168,11 +169,11 @@ def _columns(rows: Any, names: tuple[str, ...], path: Path) -> Tensor:
     return torch.from_numpy(found)
 
 
-def _check_file(path: Path) -> None:
-    """Whether a PLY file can hold as many rows as it says, before memory is asked for.
+def check_is_file(path: Path) -> int:
+    """The size in bytes of a file that is to be read.
 
     Raises:
-        UserError: it is no ordinary file, no PLY, or too short.
+        UserError: it is not there, or no ordinary file.
     """
     try:
         facts = os.stat(path)
@@ -180,12 +181,22 @@ def _check_file(path: Path) -> None:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
     if not stat.S_ISREG(facts.st_mode):
         raise UserError(f"{path} is no file: give the splat file itself")
+    return facts.st_size
+
+
+def _check_file(path: Path) -> None:
+    """Whether a PLY file can hold as many rows as it says, before memory is asked for.
+
+    Raises:
+        UserError: it is no ordinary file, no PLY, too short, or more than memory holds.
+    """
+    size = check_is_file(path)
     with path.open("rb") as file:
         head = file.read(_LONGEST_HEADER)
     if not head.startswith((b"ply\n", b"ply\r")):
         raise UserError(f"{path} is no PLY file: those begin with the word ply")
     lines = head.partition(b"end_header")[0].decode("ascii", "replace").split("\n")
-    least = 0
+    least = numbers = 0
     count, text = 0, any("format ascii" in line for line in lines)
     for line in lines:
         words = line.split()
@@ -193,8 +204,31 @@ def _check_file(path: Path) -> None:
             count = int(words[2]) if words[2].isdigit() else 0
         elif words[:1] == ["property"]:
             least += count * (2 if text else 1)
-    if least > facts.st_size:
+            numbers += count
+    if least > size:
         raise UserError(
-            f"{path} is cut short: its header names more numbers than its {facts.st_size:,} bytes "
-            "can hold"
+            f"{path} is cut short: its header names more numbers than its {size:,} bytes can hold"
         )
+    check_memory(path, _HELD * numbers)
+
+
+def check_memory(path: Path, needed: int) -> None:
+    """Refuses a file that needs more bytes than this machine has.
+
+    Raises:
+        UserError: with both numbers.
+    """
+    there = memory()
+    if there is not None and needed > there:
+        raise UserError(
+            f"{path} needs {needed / 2**30:.1f} GiB of memory, and this machine has "
+            f"{there / 2**30:.1f}: give a file of fewer splats, or of a lower degree"
+        )
+
+
+def memory() -> int | None:
+    """Bytes of memory that this machine has; None where that is not known."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None

@@ -2,10 +2,11 @@
 
 `mesh`: the surface as `mesh.ply` and `mesh.glb`, coloured. `pointcloud`: what the photos' cameras
 see, as coloured points `pointcloud.ply`. `splats`: the Gaussians of a run with
-representation=splats as `splats.ply`, which splat viewers open. `cameras`: `cameras.json`, which
-pds render reads, and `transforms.json` in nerfstudio's format. All are in the scene's own units, or
-with `units=capture` in those of the capture that it was made from; `dataparser_transforms.json`
-says how the one becomes the other. They go to `exports_<format>/` in the run folder, or to `out=`.
+representation=splats as `splats.ply`, which splat viewers open; `splat` and `spz` write the smaller
+`splats.splat` and `splats.spz`. `cameras`: `cameras.json`, which pds render reads, and
+`transforms.json` in nerfstudio's format. All are in the scene's own units, or with `units=capture`
+in those of the capture that it was made from; `dataparser_transforms.json` says how the one becomes
+the other. They go to `exports_<format>/` in the run folder, or to `out=`.
 """
 
 from __future__ import annotations
@@ -58,8 +59,8 @@ def main(cfg: DictConfig) -> Path:
             seed=cfg.seed,
             units=cfg.units,
         )
-    elif cfg.format == "splats":
-        files, what = write_splats(run.path, representation, units=cfg.units)
+    elif cfg.format in ("splats", "splat", "spz"):
+        files, what = write_splats(run.path, representation, format=cfg.format, units=cfg.units)
     else:
         files, what = write_cameras(
             run.path, representation, pictures=cfg.pictures, units=cfg.units
