@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,9 +37,11 @@ from pds_cli.scenes.blender import BlenderScene
 from pds_cli.scenes.capture import CaptureScene
 from pds_cli.scenes.colmap import ColmapScene
 from pds_cli.scenes.nerfstudio import NerfstudioScene
+from pds_cli.scenes.point_cloud import write_point_cloud
 from pds_cli.scenes.sfm import import_photos, photo_files
-from pds_cli.views.cameras import look_at
+from pds_cli.views.cameras import Camera, look_at
 from pds_cli.views.poses import IDENTITY, Similarity, checked_pose, focus, normalisation
+from pds_cli.views.undistorting import undistorted
 from pds_cli.views.view import View
 
 pytest.importorskip("pyvista", reason="PyVista renders the photos of these tests")
@@ -119,6 +122,47 @@ def test_nerfstudio_cameras_see_the_markers_through_lenses(varied: Photos, tmp_p
         (3, 112, 112),
     }
     assert_seen(scene)
+
+
+def test_what_is_seen_through_lenses_can_be_straightened(varied: Photos, tmp_path: Path) -> None:
+    """Pinhole cameras of the same intrinsics see the markers in the straightened photos."""
+    folder = write_nerfstudio(tmp_path, varied.shots, varied.pictures)
+    scene = NerfstudioScene(folder)
+    bent = list(scene.views)
+    scene.undistort()
+    assert all(v.camera and v.camera.distortion is None for v in all_views(scene))
+    assert_seen(scene)
+    for before, after in zip(bent, scene.views, strict=True):
+        assert before.image is not None and after.image is not None
+        assert before.image.shape == after.image.shape and before.camera is not None
+        assert after.camera == replace(before.camera, distortion=None)
+        if before.camera.distortion is not None:
+            assert float((before.image - after.image).abs().max()) > 0.05
+    straight = NerfstudioScene(folder)
+    straight.undistort()
+    straight.undistort()  # there is nothing left to do
+    for once, twice in zip(scene.views, straight.views, strict=True):
+        assert torch.equal(once.image, twice.image)  # type: ignore[arg-type]
+
+
+def test_what_a_lens_does_not_show_is_masked() -> None:
+    """A lens that magnifies: the straight picture's corners lie outside of the photo."""
+    pose = look_at((0.0, -4.0, 1.0), (0.0, 0.0, 1.0)).float()
+    camera = Camera(pose, 40.0, 40.0, 32.0, 32.0, 64, 64, (0.4, 0.0, 0.0, 0.0, 0.0, 0.0))
+    image = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
+    counted = torch.ones(1, 64, 64)
+    counted[:, :, :10] = 0
+    view = undistorted(View("a", image, camera, alpha=image[:1], mask=counted))
+    assert view.mask is not None and view.image is not None and view.alpha is not None
+    assert torch.equal(view.alpha, view.image[:1])
+    assert float(view.mask[0, 32, 32]) == 1 and float(view.mask[0, 0, 0]) == 0
+    assert float(view.mask[0, 32, 4]) == 0  # masked in the photo
+    assert 0.3 < float(view.mask.mean()) < 0.8
+    # A lens so strong that its polynomial turns back shows each place once.
+    folded = replace(camera, fx=8.0, fy=8.0, distortion=(-0.2, 0.0, 0.0, 0.0, 0.0, 0.0))
+    mask = undistorted(View("b", image, folded)).mask
+    assert mask is not None and float(mask[0, 32, 32]) == 1 and float(mask[0, 0, 0]) == 0
+    assert undistorted(View("c", image)).image is image
 
 
 def test_a_wrong_convention_would_be_noticed(varied: Photos, tmp_path: Path) -> None:
@@ -504,14 +548,71 @@ def test_rounding_in_a_rotation_is_cleaned_away() -> None:
     assert (clean - pose).abs().max() < 1e-3
 
 
+# --- points --------------------------------------------------------------------------------------
+
+
+def sparse_points(folder: Path) -> None:
+    """The markers as a COLMAP model's points, two of them seen in photos."""
+    rows = []
+    for number, (colour, place) in enumerate(MARKERS.items(), start=1):
+        row = [number, *place, *(round(255 * c) for c in colour), 0.5, 1, number, 2, 7]
+        rows.append(" ".join(map(str, row)))
+    (folder / "points3D.txt").write_text("# points\n" + "\n".join(rows) + "\n")
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_points_of_a_colmap_model_lie_on_what_is_seen(
+    plain: Photos, tmp_path: Path, binary: bool
+) -> None:
+    folder = write_colmap_text(tmp_path, plain.shots[:4], plain.pictures[:4])
+    model = folder / "sparse/0"
+    assert ColmapScene(folder).sparse_points is None  # an empty file
+    sparse_points(model)
+    if binary:
+        needs_pycolmap()
+        data = struct.pack("<Q", len(MARKERS))
+        for number, (colour, place) in enumerate(MARKERS.items()):
+            data += struct.pack(
+                "<Q3d3BdQ", number, *place, *(round(255 * c) for c in colour), 0.5, 2
+            ) + bytes(16)
+        (model / "points3D.txt").write_text("")
+        to_binary(model)
+        (model / "points3D.bin").write_bytes(data)
+    scene = ColmapScene(folder)
+    assert scene.sparse_points is not None
+    places, colours = scene.sparse_points
+    torch.testing.assert_close(places, scene.transform.points(POINTS))
+    torch.testing.assert_close(colours, torch.tensor(list(MARKERS)))
+    file = model / f"points3D.{'bin' if binary else 'txt'}"
+    file.write_bytes(file.read_bytes()[:-20] if binary else b"1 2 3\n")
+    with pytest.raises(UserError, match=r"points3D.* is not a COLMAP model"):
+        ColmapScene(folder)
+
+
+def test_points_that_a_transforms_file_names_are_read(plain: Photos, tmp_path: Path) -> None:
+    folder = write_nerfstudio(tmp_path, plain.shots, plain.pictures, ply_file_path="sparse_pc.ply")
+    colours = torch.tensor(list(MARKERS))
+    write_point_cloud(folder / "sparse_pc.ply", POINTS, colours)
+    scene = NerfstudioScene(folder)
+    assert scene.sparse_points is not None
+    torch.testing.assert_close(scene.sparse_points[0], scene.transform.points(POINTS))
+    torch.testing.assert_close(scene.sparse_points[1], colours)
+    (folder / "sparse_pc.ply").write_bytes(b"ply\nformat nonsense\n")
+    with pytest.raises(UserError, match=r"sparse_pc\.ply is no PLY file of points"):
+        NerfstudioScene(folder)
+    (folder / "sparse_pc.ply").unlink()
+    with pytest.raises(UserError, match=r"ply_file_path sparse_pc\.ply is missing"):
+        NerfstudioScene(folder)
+
+
 # --- wrong files ---------------------------------------------------------------------------------
 
 
-def frame_change(**fields: Any) -> Callable[[Any], None]:
-    """Changes the third frame."""
+def frame_change(number: int = 2, **fields: Any) -> Callable[[Any], None]:
+    """Changes a frame: the third, unless told otherwise."""
 
     def change(content: Any) -> None:
-        content["frames"][2].update(fields)
+        content["frames"][number].update(fields)
 
     return change
 
@@ -546,7 +647,10 @@ def pose_with(row: int, column: int, value: float) -> list[list[float]]:
 
 THIRD = r"transforms\.json: frame images/photo_02\.png: "
 WRONG: dict[str, tuple[Callable[[Any], None], str]] = {
-    "image missing": (frame_change(file_path="images/none.png"), r"frame images/none\.png: file_"),
+    "images missing": (
+        both(*(frame_change(number, file_path="images/none.png") for number in range(3))),
+        r"frame images/none\.png: file_path images/none\.png is missing",
+    ),
     "image unnamed": (without("file_path"), "frame number 2: file_path is None"),
     "outside": (frame_change(file_path="../secret.png"), r"file_path \.\./secret\.png leads out"),
     "absolute": (frame_change(file_path="/etc/passwd"), "file_path /etc/passwd leads out"),
@@ -626,6 +730,30 @@ def test_what_is_wrong_with_a_transforms_file_is_one_sentence(
     assert "\n" not in str(caught.value)
 
 
+def test_frames_without_a_photo_are_left_out_and_that_is_said(
+    plain: Photos, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_nerfstudio(tmp_path / "capture", plain.shots, plain.pictures)
+    content = read_json(folder)
+    content |= {"train_filenames": [frame["file_path"] for frame in content["frames"]]}
+    write_json(folder, content)
+    for number in (2, 5):
+        (folder / f"images/photo_{number:02d}.png").unlink()
+    scene = NerfstudioScene(folder)
+    assert len(all_views(scene)) == 7
+    said = capsys.readouterr().err
+    assert "2 of 9 frames have no photo and are left out; the first: " in said
+    assert "images/photo_02.png is missing" in said and said.count("left out") == 1
+    assert_seen(scene)
+    model = write_colmap_text(tmp_path / "model", plain.shots, plain.pictures)
+    (model / "images/photo_03.png").unlink()
+    assert len(all_views(ColmapScene(model))) == 8
+    assert "1 of 9 frames have no photo" in capsys.readouterr().err
+    shutil.rmtree(model / "images")
+    with pytest.raises(UserError, match=r"photo_00\.png is missing"):
+        ColmapScene(model)
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [(b"{", "not a JSON file"), (b"\xff\xfe\x00", "not UTF-8 text"), (b"[]", "no list `frames`")],
@@ -685,8 +813,9 @@ def test_colmap_models_that_cannot_be_used_are_named(plain: Photos, tmp_path: Pa
     with pytest.raises(UserError, match=r"photo_0\d\.png: camera model OPENCV_FISHEYE"):
         ColmapScene(fisheye)
     gone = write_colmap_text(tmp_path / "gone", shots, pictures)
-    (gone / "images/photo_01.png").unlink()
-    with pytest.raises(UserError, match=r"image photo_01\.png: file images/photo_01\.png is m"):
+    for file in (gone / "images").iterdir():
+        file.unlink()
+    with pytest.raises(UserError, match=r"image photo_00\.png: file images/photo_00\.png is m"):
         ColmapScene(gone)
     broken = write_colmap_text(tmp_path / "broken", shots, pictures)
     file = to_binary(broken / "sparse/0") / "images.bin"

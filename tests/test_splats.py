@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,7 +24,7 @@ from pds_cli.representations.base import FitSettings
 from pds_cli.representations.spatial import Place, load_spatial
 from pds_cli.representations.splats.relocation import DEAD, relocate, shared, wander
 from pds_cli.representations.splats.representation import Splats
-from pds_cli.representations.splats.start import starting_points
+from pds_cli.representations.splats.start import points_about, starting_points
 from pds_cli.runs import layout
 from pds_cli.runs.checkpoint import load_checkpoint, save_checkpoint
 from pds_cli.runs.folder import RunFolder
@@ -30,12 +33,14 @@ from pds_cli.splats.rasterise import (
     Drawn,
     Gaussians,
     rasterise,
+    rasterise_gsplat,
     rasterise_torch,
     world_to_camera,
 )
 from pds_cli.training.fit import fit_stage, measure
 from pds_cli.training.trainer import Trainer
 from pds_cli.views.cameras import Camera, look_at
+from pds_cli.views.harmonics import BASE
 from pds_cli.views.poses import rotations
 from pds_cli.views.view import Region
 
@@ -94,6 +99,60 @@ def test_kernels_and_plain_pytorch_agree(antialias: bool, dtype: torch.dtype, cl
     for name, a, b in zip(NAMES, *grads, strict=True):
         scale = float(b.abs().max())
         torch.testing.assert_close(a / scale, b / scale, rtol=0, atol=10 * close, msg=name)
+
+
+def test_gsplat_is_told_what_the_twin_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in takes gsplat's arguments, OpenCV's axes and matrices, and gives its shapes."""
+    told: dict[str, Any] = {}
+
+    def rasterization(
+        means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, colors: Tensor,
+        viewmats: Tensor, Ks: Tensor, width: int, height: int, *, near_plane: float, eps2d: float,
+        packed: bool, render_mode: str, rasterize_mode: str,
+    ) -> tuple[Tensor, Tensor, dict[str, Any]]:  # fmt: skip
+        told.update(mode=render_mode, blur=rasterize_mode, eps2d=eps2d, packed=packed)
+        assert viewmats.shape == (1, 4, 4) and Ks.shape == (1, 3, 3)
+        (fx, _, cx), (_, fy, cy), _ = Ks[0].tolist()
+        pose = torch.linalg.inv(viewmats[0])[:3] * torch.tensor([1.0, -1.0, -1.0, 1.0])
+        seen = Camera(pose, fx, fy, cx, cy, width, height)
+        given = Gaussians(means, quats, scales.log(), opacities, colors)
+        drawn = rasterise_torch(
+            given, seen, near=near_plane, antialias=rasterize_mode == "antialiased"
+        )
+        image = torch.cat([drawn.color, drawn.depth[None]]).permute(1, 2, 0)
+        return image[None], drawn.opacity[None, ..., None], {}
+
+    monkeypatch.setitem(sys.modules, "gsplat", SimpleNamespace(rasterization=rasterization))
+    gaussians = free(cloud(30, dtype=torch.float32))
+    with torch.no_grad():
+        gaussians.means[3, 1] = math.nan
+    for antialias in (False, True):
+        ours = rasterise_torch(gaussians, camera(), near=1.0, antialias=antialias)
+        theirs = rasterise_gsplat(gaussians, camera(), near=1.0, antialias=antialias)
+        for a, b in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+    assert told == {"mode": "RGB+D", "blur": "antialiased", "eps2d": 0.3, "packed": False}
+    weighed(theirs).backward()
+    assert all(bool(x.grad is not None) and bool(x.grad.isfinite().all())  # type: ignore[union-attr]
+               for x in gaussians.tensors())  # fmt: skip
+
+
+@pytest.mark.skipif(
+    not torch.cuda.is_available() or importlib.util.find_spec("gsplat") is None,
+    reason="needs CUDA and gsplat",
+)
+@pytest.mark.parametrize("antialias", [False, True])
+def test_gsplat_equals_the_twin(antialias: bool) -> None:
+    there = Gaussians(*(x.cuda() for x in cloud(60, dtype=torch.float32).tensors()))
+    drawn = []
+    for draw in (rasterise_gsplat, rasterise_torch):
+        gaussians = free(there)
+        seen = draw(gaussians, camera(), antialias=antialias)
+        weighed(seen).backward()
+        drawn.append([*seen, *(x.grad for x in gaussians.tensors())])
+    for a, b in zip(*drawn, strict=True):
+        assert a is not None and b is not None
+        torch.testing.assert_close(a, b, atol=2e-3 * float(b.abs().max()), rtol=1e-3)
 
 
 @pytest.mark.parametrize("antialias", [False, True])
@@ -395,6 +454,33 @@ def test_points_begin_in_the_region_and_along_what_is_seen() -> None:
     assert alone.shape == (1, 3) and one.tolist() == [1.0]
 
 
+def test_points_that_were_found_are_where_gaussians_begin(scene: ToyboxScene) -> None:
+    found = torch.rand(50, 3, generator=torch.Generator().manual_seed(1))
+    colours = found.flip(1)
+    few, shown, apart = points_about(found, colours, 20, torch.Generator().manual_seed(0))
+    assert few.shape == (20, 3)
+    assert set(few[:, 0].tolist()) <= set(found[:, 0].tolist())
+    assert len(set(few[:, 0].tolist())) == 20
+    torch.testing.assert_close(shown, few.flip(1))
+    many, shown, apart = points_about(found, colours, 200, torch.Generator().manual_seed(0))
+    assert many.shape == shown.shape == (200, 3) and apart.shape == (200,)
+    assert torch.equal(many[:50].sort(0).values, found.sort(0).values)
+    assert float(torch.cdist(many, found).amin(1).max()) < 1.0
+    assert float((many[50:, None] - found).norm(dim=2).amin(1).median()) < 0.3
+    scene.sparse_points = (found, colours)
+    try:
+        splats = Splats(scene, CPU, budget=50)
+        assert torch.equal(splats.means.detach().sort(0).values, found.sort(0).values)
+        seen = splats.sh0.detach() * BASE + 0.5
+        torch.testing.assert_close(seen, splats.means.detach().flip(1))
+        options = splats.fit_options()
+        scene.sparse_points = (found + 0.1, colours)
+        assert Splats(scene, CPU, budget=50).fit_options() != options
+    finally:
+        scene.sparse_points = None
+    assert "start" not in Splats(scene, CPU, budget=50).fit_options()
+
+
 def test_a_fit_comes_nearer_and_its_file_brings_it_back(scene: ToyboxScene, tmp_path: Path) -> None:
     torch.manual_seed(0)
     splats = Splats(scene, CPU, budget=600, sh_degree=1, sh_every=20)
@@ -482,3 +568,53 @@ def test_an_edit_of_splats_is_rendered_and_begun_at(
     assert then.code == 0, then.err
     mesh = pds("export", "run=first", "format=mesh", "out=mesh")
     assert mesh.code == 2 and "a Splats does not say" in mesh.err and mesh.err.count("\n") == 1
+
+
+def test_an_edit_changes_only_the_parameters_it_may(scene: ToyboxScene) -> None:
+    splats = Splats(scene, CPU, budget=30, parameters=["colors"], relocate_every=1)
+    assert len(splats.parameter_groups()) == 7  # a fit changes all, and what lies behind
+    splats.begin_edit()
+    optimizer = torch.optim.Adam(splats.parameter_groups(), lr=0.1)
+    before = {name: value.clone() for name, value in splats.state_dict().items()}
+    splats.opacities.data[:5] = before["opacities"][:5] = -20.0  # would be relocated
+    splats.render(scene.views[0]).square().sum().backward()
+    optimizer.step()
+    splats.after_step(optimizer)
+    changed = {n for n, v in splats.state_dict().items() if not torch.equal(v, before[n])}
+    assert changed == {"sh0", "background_logit", "steps"}
+    splats = Splats(scene, CPU, budget=30, parameters=["means", "opacities"])
+    splats.begin_edit()
+    chosen = [id(group["params"][0]) for group in splats.parameter_groups()]
+    assert chosen == [id(splats.means), id(splats.opacities)]
+    for wrong in ([], ["points"]):
+        with pytest.raises(UserError, match="choose from means, scales"):
+            Splats(scene, CPU, parameters=wrong)
+    assert (
+        Splats(scene, CPU, parameters=["means"]).fit_options() == Splats(scene, CPU).fit_options()
+    )
+
+
+def test_a_fit_begins_on_the_surface_of_another(scene: ToyboxScene, tmp_path: Path) -> None:
+    first = Splats(scene, CPU, budget=200)
+    with torch.no_grad():
+        first.means.mul_(0.02).add_(torch.tensor([0.3, 0.0, 1.0]))
+        first.scales.fill_(math.log(0.05))
+        first.opacities.fill_(4.0)
+        first.sh0.fill_(0.4 / BASE)
+    first.begin_edit()
+    first.export(tmp_path / "run" / layout.EXPORTS)
+    then = Splats(scene, CPU, budget=100, initial=str(tmp_path / "run"))
+    away = torch.cdist(then.means.detach(), first.means.detach()).amin(1)
+    assert float(away.median()) < 0.15
+    assert float((then.sh0.detach() * BASE - 0.4).abs().median()) < 0.05
+    assert then.fit_options() != Splats(scene, CPU, budget=100).fit_options()
+
+    class Elsewhere(ToyboxScene):
+        @property
+        def region(self) -> Region:
+            return replace(super().region, radius=9.0)
+
+    with pytest.raises(UserError, match="of another scene"):
+        Splats(Elsewhere(size=64, count=2, held_out=1), CPU, initial=str(tmp_path / "run"))
+    with pytest.raises(UserError, match="holds no 3D result"):
+        Splats(scene, CPU, initial=str(tmp_path))

@@ -22,6 +22,7 @@ from pds_cli.options.target import Target
 PARAMETRISATIONS = ("pixels", "latent")
 INITIALS = ("source", "noise")
 PARAMETERS = ("points", "colors", "opacities", "gradients")
+SPLAT_PARAMETERS = ("means", "scales", "quats", "opacities", "colors")
 ENCODINGS = ("auto", "tinycudann", "numba", "torch")
 NERF_BACKGROUNDS = ("learned", "white", "black", "random")
 
@@ -150,6 +151,11 @@ class SplatsConf(Target):
     noise: float = option(
         "how far centres wander in the fit, as a part of what is published", range=NOT_NEGATIVE
     )
+    initial: str | None = option(
+        "run of the same scene on whose surface a fit begins; null: found points, or at random",
+        text=True,
+    )
+    parameters: list[str] = option("what an edit may change", choices=SPLAT_PARAMETERS)
     fit: FitConf = option("how it is fitted to the scene before an edit", FitConf)
 
 

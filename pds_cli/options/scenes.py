@@ -119,10 +119,10 @@ class BlenderSceneConf(CaptureSceneConf):
 class SplatSceneConf(Target):
     """A splat file."""
 
-    path: str | None = option("the PLY file", text=True)
+    path: str | None = option("the splat file: PLY, SPZ or .splat", text=True)
     source_prompt: str | None = option(_SHOWS, text=True)
     cameras: str | None = option(
-        "file of cameras as 3DGS writes it; null: cameras.json beside the PLY, or a circle",
+        "file of cameras as 3DGS writes it; null: cameras.json beside the file, or a circle",
         text=True,
     )
     count: int = option("cameras at most", range=whole(1, 10_000))

@@ -23,6 +23,8 @@ class Scene(ABC):
     """From the coordinates of what was captured to the scene's own."""
     front: float | str | None = None
     """Where the front of a 3D scene is, as `Compass.of` of `pds_cli.views.directions` takes it."""
+    sparse_points: tuple[Tensor, Tensor] | None = None
+    """Places [N,3] on what is seen and their colours [N,3] in [0,1], where the capture has some."""
 
     @property
     @abstractmethod
@@ -43,6 +45,12 @@ class Scene(ABC):
     def region(self) -> Region | None:
         """Where the scene is, for scenes of posed views."""
         return None
+
+    def undistort(self) -> None:  # noqa: B027 - optional
+        """Makes all views those of pinhole cameras, once and for all.
+
+        For what cannot draw lenses. Where no view has a lens there is nothing to do.
+        """
 
     def ground_truth(self, prompt: str) -> Tensor | None:
         """The true image [3,H,W] of the edit named by `prompt`, where the scene knows it.

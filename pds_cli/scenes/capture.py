@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,6 +33,7 @@ from pds_cli.views.poses import (
     mean_up,
     normalisation,
 )
+from pds_cli.views.undistorting import undistorted
 from pds_cli.views.view import Region, View
 
 BACKGROUNDS = {"white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0)}
@@ -86,6 +88,7 @@ class CaptureScene(Scene):
         background: what transparent images lie over: `white`, `black` or [r,g,b] in [0,1].
         front: where the front is, see `Scene.front`.
         applied: how the file's world came from the capture's original one.
+        points: what structure from motion found: places [N,3] in the file's world, and colours.
 
     Attributes:
         transform: `Similarity` from the capture's original world to the scene's.
@@ -107,6 +110,7 @@ class CaptureScene(Scene):
         background: str | Sequence[float] = "white",
         front: float | str | None = None,
         applied: Similarity = IDENTITY,
+        points: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         check_choice("scene.orientation", orientation, ORIENTATIONS)
         check_choice("scene.centre", centre, CENTRES)
@@ -118,6 +122,9 @@ class CaptureScene(Scene):
         poses = torch.stack([frame.camera.camera_to_world.double() for frame in frames])
         moved = normalisation(poses, orientation, centre, auto_scale)
         self.transform = moved.after(applied)
+        if points is not None:
+            self.sparse_points = moved.points(points[0].double()).float(), points[1]
+        self._pinhole = False
         poses = moved.poses(poses)
         reach = float(poses[:, :, 3].abs().max()) or 1.0
         up = (0.0, 0.0, 1.0) if orientation != "none" else mean_up(poses)
@@ -150,7 +157,14 @@ class CaptureScene(Scene):
     @cached_property
     def eval_views(self) -> Sequence[View]:  # type: ignore[override]
         """The photos held out; their files are read when they are first asked for."""
-        return self._read(self._held_out)
+        views = self._read(self._held_out)
+        return [undistorted(view) for view in views] if self._pinhole else views
+
+    def undistort(self) -> None:
+        """See `Scene.undistort`."""
+        self._pinhole = True
+        self._views = [undistorted(view) for view in self._views]
+        self.__dict__.pop("eval_views", None)
 
     @property
     def region(self) -> Region:
@@ -204,6 +218,26 @@ def scene_folder(
     return found
 
 
+class NotThere(UserError):
+    """A photo that a file names is missing."""
+
+
+def say_left_out(missing: Sequence[NotThere], frames: Sequence[Frame], where: str) -> None:
+    """Says how many frames have no photo; they are left out, as other readers do.
+
+    Raises:
+        NotThere: no frame is left.
+    """
+    if missing and not frames:
+        raise missing[0]
+    if missing:
+        print(
+            f"pds: {where}: {len(missing)} of {len(missing) + len(frames)} frames have no photo "
+            f"and are left out; the first: {missing[0]}",
+            file=sys.stderr,
+        )
+
+
 def image_path(
     root: Path, name: Any, where: str, field: str = "file_path", downscale: int | None = None
 ) -> Path:
@@ -215,7 +249,7 @@ def image_path(
         downscale: take the copy that is so many times smaller, in `images_<downscale>`.
 
     Raises:
-        UserError: not a text, outside `root`, or not there.
+        UserError: not a text, outside `root`, or (`NotThere`) not there.
     """
     if not isinstance(name, str) or not name.strip():
         raise UserError(f"{where}: {field} is {brief(name)}: the path of an image would be right")
@@ -234,7 +268,7 @@ def image_path(
     if found is not None:
         return found
     hint = "" if downscale is None else f" (scene.downscale={downscale}; null takes the originals)"
-    raise UserError(
+    raise NotThere(
         f"{where}: {field} {label(name)} is missing: there is no file {label(str(path))}{hint}"
     )
 

@@ -13,10 +13,12 @@ from pds_cli.reading import label
 from pds_cli.scenes.capture import (
     CaptureScene,
     Frame,
+    NotThere,
     image_path,
+    say_left_out,
     scene_folder,
 )
-from pds_cli.scenes.colmap_model import Photo, read_model
+from pds_cli.scenes.colmap_model import Photo, read_model, read_points
 from pds_cli.views.cameras import Camera, checked_camera
 
 _LAYOUT = "images/ and a sparse model in sparse/0, sparse or colmap/sparse/0"
@@ -66,8 +68,9 @@ class ColmapScene(CaptureScene):
         source_url: str | None = None,
     ) -> None:
         root = scene_folder(path, _LAYOUT, source_url)
+        model = _model_folder(root)
         super().__init__(
-            _frames(root, read_model(_model_folder(root)), images, masks, downscale),
+            _frames(root, read_model(model), images, masks, downscale),
             source_prompt=source_prompt,
             max_size=max_size,
             orientation=orientation,
@@ -76,6 +79,7 @@ class ColmapScene(CaptureScene):
             eval_interval=eval_interval,
             background=background,
             front=front,
+            points=read_points(model),
         )
 
 
@@ -118,12 +122,18 @@ def _model_folder(root: Path) -> Path:
 def _frames(
     root: Path, photos: Iterable[Photo], images: str, masks: str | None, downscale: int | None
 ) -> list[Frame]:
-    frames = []
+    frames: list[Frame] = []
+    missing: list[NotThere] = []
     for photo in photos:
         where = f"{root}: image {label(photo.name)}"
-        path = image_path(root, f"{images}/{photo.name}", where, "file", downscale)
+        try:
+            path = image_path(root, f"{images}/{photo.name}", where, "file", downscale)
+        except NotThere as error:
+            missing.append(error)
+            continue
         mask = None
         if masks is not None:
             mask = image_path(root, f"{masks}/{photo.name}.png", where, "mask")
         frames.append(Frame(photo.name, path, camera_of(photo, where), mask))
+    say_left_out(missing, frames, str(root))
     return frames

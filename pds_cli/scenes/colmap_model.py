@@ -1,4 +1,4 @@
-"""COLMAP's sparse models as far as photos go: `cameras` and `images`, binary or text.
+"""COLMAP's sparse models: `cameras`, `images` and the places of `points3D`, binary or text.
 
 The formats are those of https://colmap.github.io/format.html. Nothing is believed of a file that
 its own size does not allow, so that a damaged one ends with a sentence.
@@ -32,6 +32,7 @@ MODELS = (
 _LONGEST_NAME = 4096
 _LONGEST_LINE = 16 * 2**20  # a line of images.txt has all the points of a photo
 _POINT = 24  # bytes of one of a photo's points
+_SEEN = 8  # bytes that say where one of the model's points is seen
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,32 @@ def read_model(folder: Path) -> Iterator[Photo]:
         raise UserError(f"{path} is not a COLMAP model that can be read: {reason}") from error
 
 
+def read_points(folder: Path) -> tuple[Tensor, Tensor] | None:
+    """The points of a model, [N,3] float64 in its world, and their colours [N,3] in [0,1].
+
+    None where there are none.
+
+    Raises:
+        UserError: the file is truncated, or something else.
+    """
+    files = (folder / f"points3D.{suffix}" for suffix in ("bin", "txt"))
+    path = next((file for file in files if file.is_file()), None)
+    if path is None:
+        return None
+    try:
+        with _opened(path) as file:
+            rows = list((_points_bin if path.suffix == ".bin" else _points_txt)(file))
+        if not rows:
+            return None
+        found = torch.tensor(rows, dtype=torch.float64)
+        if not bool(found.isfinite().all()):
+            raise ValueError("a point lies nowhere (NaN or infinite)")
+    except (OSError, ValueError, OverflowError, struct.error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path} is not a COLMAP model that can be read: {reason}") from error
+    return found[:, :3], (found[:, 3:] / 255).float().clamp(0, 1)
+
+
 def _opened(path: Path) -> IO[bytes]:
     if not path.is_file():
         raise ValueError("there is no such file")
@@ -119,6 +146,17 @@ def _photos_bin(file: IO[bytes]) -> Iterator[tuple[str, Sequence[float], int]]:
             raise ValueError(f"it ends within the {points} points of {brief(name)}")
         file.seek(points * _POINT, os.SEEK_CUR)
         yield name, pose, number
+
+
+def _points_bin(file: IO[bytes]) -> Iterator[tuple[float, ...]]:
+    size = os.fstat(file.fileno()).st_size
+    (count,) = _numbers(file, "Q")
+    for _ in range(count):
+        _, *place, red, green, blue, _, seen = _numbers(file, "Q3d3BdQ")
+        if seen * _SEEN > size - file.tell():
+            raise ValueError("it is truncated: copy it again")
+        file.seek(seen * _SEEN, os.SEEK_CUR)
+        yield *place, red, green, blue
 
 
 def _numbers(file: IO[bytes], form: str) -> tuple[Any, ...]:
@@ -169,6 +207,18 @@ def _photos_txt(file: IO[bytes]) -> Iterator[tuple[str, Sequence[float], int]]:
             raise ValueError(f"{brief(line)} is no photo: 9 numbers and a name would be right")
         yield found
         file.readline(_LONGEST_LINE)  # the photo's points
+
+
+def _points_txt(file: IO[bytes]) -> Iterator[tuple[float, ...]]:
+    for line in _lines(file):
+        words = line.split(maxsplit=7)
+        try:
+            found = tuple(map(float, words[1:7]))
+        except ValueError:
+            found = ()
+        if len(found) != 6:
+            raise ValueError(f"{brief(line)} is no point: a number, a place and a colour are right")
+        yield found
 
 
 def _lines(file: IO[bytes]) -> Iterator[str]:

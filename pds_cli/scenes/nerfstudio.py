@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from pds_cli.errors import UserError
 from pds_cli.reading import brief
-from pds_cli.scenes.capture import CaptureScene, scene_folder
+from pds_cli.scenes.capture import CaptureScene, image_path, scene_folder
+from pds_cli.scenes.point_cloud import read_point_cloud
 from pds_cli.scenes.transforms import frames_of, read_transforms, split_of
 from pds_cli.views.poses import IDENTITY, Similarity, checked_pose
 
@@ -25,6 +28,8 @@ class NerfstudioScene(CaptureScene):
         source_url: where the data can be had, for the sentence when it is not there.
         source_prompt, max_size, orientation, centre, auto_scale, eval_interval, background, front:
             see `CaptureScene`. Photos are held out by the file's own lists where it has them.
+
+    Points that the file names as `ply_file_path` are read, too.
 
     `transform` starts from the world before the file's `applied_transform` and `applied_scale`.
 
@@ -62,7 +67,16 @@ class NerfstudioScene(CaptureScene):
             background=background,
             front=front,
             applied=_applied(file, found),
+            points=_points(file, found.get("ply_file_path")),
         )
+
+
+def _points(file: Path, name: Any) -> tuple[Tensor, Tensor] | None:
+    """The points that a file names as `ply_file_path`, in its world, and their colours."""
+    if name is None:
+        return None
+    path = image_path(file.parent, name, str(file), "ply_file_path")
+    return read_point_cloud(path)
 
 
 def _applied(file: Path, found: dict[str, Any]) -> Similarity:

@@ -21,12 +21,14 @@ from pds_cli.progress import Progress
 from pds_cli.runs.ownership import owns
 from pds_cli.scenes.colmap import PARAMETERS, camera_of
 from pds_cli.scenes.colmap_model import Lens, Photo
+from pds_cli.scenes.point_cloud import write_point_cloud
 from pds_cli.views.cameras import Camera
 
 _PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 _VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
 _EXIF_ORIENTATION = 0x0112
 _PAIRS_AT_ONCE = 500
+POINTS = "sparse_pc.ply"
 _LENS = ("k1", "k2", "p1", "p2", "k3", "k4")
 
 
@@ -58,8 +60,8 @@ def import_photos(
 ) -> Imported:
     """Finds the cameras of photos and writes a scene that `scene=nerfstudio` reads.
 
-    `out` gets `images/`, upright copies; `sparse/0/`, the COLMAP model; and `transforms.json`,
-    last, so that a folder that has it is complete.
+    `out` gets `images/`, upright copies; `sparse/0/`, the COLMAP model; `sparse_pc.ply`, its points
+    (nerfstudio's name); and `transforms.json`, last, so that a folder that has it is complete.
 
     Args:
         folder: of the photos, one scene from many sides.
@@ -281,8 +283,13 @@ def _write(out: Path, images: Path, model: Any, names: Sequence[str]) -> Importe
     for path in [*model_folder.iterdir(), *(out / "images" / name for name in placed)]:
         owns(path)
     os.replace(images, out / "images")
+    points = list(model.points3D.values())
+    places = torch.tensor([point.xyz.tolist() for point in points]).view(-1, 3)
+    colors = torch.tensor([point.color.tolist() for point in points]).view(-1, 3) / 255
+    write_point_cloud(out / POINTS, places, colors)
     transforms = {
         "camera_model": "OPENCV",
+        "ply_file_path": POINTS,
         "frames": [_frame(name, placed[name]) for name in sorted(placed)],
     }
     write_text(out / "transforms.json", json.dumps(transforms, indent=2) + "\n")

@@ -14,7 +14,7 @@ from typing import Any
 
 from pds_cli.errors import UserError
 from pds_cli.reading import brief, label, read_json
-from pds_cli.scenes.capture import Frame, image_path, stored_size
+from pds_cli.scenes.capture import Frame, NotThere, image_path, say_left_out, stored_size
 from pds_cli.views.cameras import Camera, checked_camera
 from pds_cli.views.poses import checked_pose
 
@@ -46,20 +46,28 @@ def frames_of(
         downscale: images come from the folders `…_<downscale>`, where they are that much smaller.
         split: what the frames are for, where the whole file says that.
 
+    Frames without a photo are left out, which is said.
+
     Raises:
-        UserError: with the frame and the field that is wrong.
+        UserError: with the frame and the field that is wrong, or no frame has a photo.
     """
-    frames = []
+    frames: list[Frame] = []
+    missing: list[NotThere] = []
     for number, item in enumerate(found["frames"]):
         name = item.get("file_path", f"number {number}")
         where = f"{file}: frame {label(name)}"
-        path = image_path(file.parent, item.get("file_path"), where, downscale=downscale)
+        try:
+            path = image_path(file.parent, item.get("file_path"), where, downscale=downscale)
+        except NotThere as error:
+            missing.append(error)
+            continue
         mask = item.get("mask_path")
         if mask is not None:
             mask = image_path(file.parent, mask, where, "mask_path", downscale)
         fields = {**found, **item}
         camera = _camera(fields, path, downscale or 1, where)
         frames.append(Frame(str(name), path, camera, mask, split))
+    say_left_out(missing, frames, str(file))
     return frames
 
 
@@ -78,7 +86,7 @@ def split_of(file: Path, found: dict[str, Any], frames: list[Frame]) -> list[Fra
     }
     if not any(field in found for field in lists):
         return frames
-    known = {posixpath.normpath(frame.name) for frame in frames}
+    known = {posixpath.normpath(str(item.get("file_path"))) for item in found["frames"]}
     splits: dict[str, str] = {}
     for field, split in lists.items():
         names = found.get(field, [])

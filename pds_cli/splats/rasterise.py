@@ -1,21 +1,27 @@
-"""Drawing Gaussians: kernels on the CPU, the same in plain PyTorch, and what they share.
+"""Drawing Gaussians: kernels on the CPU, gsplat on CUDA, and the same in plain PyTorch.
 
 Source: Kerbl et al., 3D Gaussian Splatting for Real-Time Radiance Field Rendering, 2308.04079.
 """
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
+from functools import lru_cache
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pds_cli.errors import first_line
 from pds_cli.kernels import splats as kernels
 from pds_cli.views.cameras import Camera
 from pds_cli.views.harmonics import BASE, spherical_harmonics
 from pds_cli.views.poses import rotations
+
+log = logging.getLogger(__name__)
 
 NEAR = 0.01  # world units before the camera where Gaussians begin to count, unless told otherwise
 _TO_OPENCV = (1.0, -1.0, -1.0)  # a camera looks along −z, with y up; rasterisers along +z, y down
@@ -102,7 +108,8 @@ def rasterise(
     if camera.distortion is not None:
         raise ValueError("Gaussians are drawn by pinhole cameras: undistort the lens first")
     if gaussians.means.device.type != "cpu":
-        return rasterise_torch(gaussians, camera, near=near, antialias=antialias)
+        draw = rasterise_gsplat if _takes_gsplat(gaussians.means) else rasterise_torch
+        return draw(gaussians, camera, near=near, antialias=antialias)
     out, left = _Rasterised.apply(*gaussians.tensors(), camera, near, antialias)
     return _drawn(out, left)
 
@@ -150,6 +157,52 @@ class _Rasterised(torch.autograd.Function):
             parts, projected, means, quats, scales, opacities, pose, lens, size, antialias
         )
         return (*(torch.from_numpy(x) for x in found), None, None, None)
+
+
+# ------------------------------------------------------------------------------------------ gsplat
+def _takes_gsplat(means: Tensor) -> bool:
+    return means.device.type == "cuda" and means.dtype == torch.float32 and gsplat_works()
+
+
+@lru_cache(maxsize=1)
+def gsplat_works() -> bool:
+    """Whether gsplat is here and draws on this machine; said where it is here and does not."""
+    if find_spec("gsplat") is None or not torch.cuda.is_available():
+        return False
+    one = torch.tensor([[0.0, 0.0, 0.0]], device="cuda")
+    camera = Camera(torch.eye(4, device="cuda")[:3], 8.0, 8.0, 8.0, 8.0, 16, 16)
+    ahead, turn = one - one.new_tensor([0, 0, 2]), torch.ones(1, 4, device="cuda")
+    tried = Gaussians(ahead, turn, one - 1, one[:, 0] + 0.5, one)
+    try:
+        rasterise_gsplat(tried, camera)
+    except Exception as error:  # it compiles on first use, which fails in many ways
+        log.warning("gsplat draws nothing here (%s): plain PyTorch does, slowly", first_line(error))
+        return False
+    return True
+
+
+def rasterise_gsplat(
+    gaussians: Gaussians, camera: Camera, *, near: float = NEAR, antialias: bool = False
+) -> Drawn:
+    """`rasterise` by gsplat's CUDA kernels (Ye et al., arXiv 2409.06765), float32 alone."""
+    from gsplat import rasterization
+
+    finite = torch.cat([x.reshape(len(x), -1) for x in gaussians.tensors()], 1).isfinite().all(1)
+    if not bool(finite.all()):
+        gaussians = Gaussians(*(x[finite] for x in gaussians.tensors()))
+    means, quats, scales, opacities, colors = gaussians.tensors()
+    pose = torch.eye(4, device=means.device)
+    pose[:3] = world_to_camera(camera).to(pose)
+    lens = torch.tensor(
+        [[camera.fx, 0, camera.cx], [0, camera.fy, camera.cy], [0, 0, 1]], device=means.device
+    )
+    image, opacity, _ = rasterization(
+        means, quats, scales.exp(), opacities, colors, pose[None], lens[None],
+        camera.width, camera.height,
+        near_plane=near, eps2d=kernels.DILATION, packed=False, render_mode="RGB+D",
+        rasterize_mode="antialiased" if antialias else "classic",
+    )  # fmt: skip
+    return Drawn(image[0, ..., :3].permute(2, 0, 1), image[0, ..., 3], opacity[0, ..., 0])
 
 
 # ---------------------------------------------------------------------------------- plain PyTorch

@@ -49,7 +49,7 @@ PARTS = {
     ),
     "gsplat": (
         "gsplat",
-        "for Gaussian splats on CUDA; nothing in this version uses it yet",
+        "draws Gaussian splats on CUDA; without it plain PyTorch does, slowly",
         "pip install gsplat",
     ),
 }

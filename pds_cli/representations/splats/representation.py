@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,18 +15,20 @@ from torch import Tensor
 from pds_cli.backbones.base import Backbone
 from pds_cli.errors import UserError, check_choice
 from pds_cli.options.representations import NERF_BACKGROUNDS as BACKGROUNDS
+from pds_cli.options.representations import SPLAT_PARAMETERS
 from pds_cli.pictures.files import resize
 from pds_cli.pictures.ssim import ssim
 from pds_cli.representations.base import FitSettings
 from pds_cli.representations.spatial import Spatial, check_render_size
 from pds_cli.representations.splats.relocation import relocate, wander
-from pds_cli.representations.splats.start import starting_points
+from pds_cli.representations.splats.start import points_about, seen_points, starting_points
 from pds_cli.scenes.base import Scene
 from pds_cli.scenes.saved import SavedScene
 from pds_cli.splats.ply import SplatFile, write_ply
 from pds_cli.splats.rasterise import Drawn, Gaussians, rasterise, seen_colors
 from pds_cli.splats.turning import product, quaternion, turned
 from pds_cli.views.cameras import Camera
+from pds_cli.views.harmonics import BASE
 from pds_cli.views.poses import IDENTITY, Similarity
 from pds_cli.views.view import Rendering, View
 
@@ -51,7 +54,8 @@ class Splats(Spatial):
 
     Kerbl et al. 2023 (arXiv 2308.04079). Their number is fixed: those that fade are moved to where
     there is something (3DGS-MCMC, `pds_cli.representations.splats.relocation`), while the scene is
-    fitted and while it is edited.
+    fitted and while it is edited. They begin where structure from motion found points, else at
+    random. Photos through a lens are straightened first (`Scene.undistort`).
 
     Args:
         scene: a scene of posed views; gives the region and the size of renders.
@@ -67,10 +71,14 @@ class Splats(Spatial):
             (in radii of the region): what is not needed fades, and can be moved.
         relocate_every: steps between relocations; 0: never.
         noise: how far centres wander while the scene is fitted, as a part of what is published.
+        initial: a run of the same scene with a 3D result, such as a fitted NeRF: Gaussians begin
+            on what its cameras see; None: at the scene's points, or at random.
+        parameters: what an edit may change, some of `SPLAT_PARAMETERS`; unless it is all of them,
+            Gaussians are not relocated.
         fit: fields of `SplatFit`.
 
     Raises:
-        UserError: an option out of range, or a scene without posed views or with a lens.
+        UserError: an option out of range, or a scene without posed views.
     """
 
     word = "splats"
@@ -100,26 +108,23 @@ class Splats(Spatial):
         scale_cost: float = 0.01,
         relocate_every: int = 50,
         noise: float = 1.0,
+        initial: str | None = None,
+        parameters: Sequence[str] = SPLAT_PARAMETERS,
         fit: Mapping[str, Any] | None = None,
     ) -> None:
         options = {k: v for k, v in locals().items() if k in _OPTIONS}
+        options["parameters"] = list(parameters)
+        scene.undistort()
         super().__init__(scene, options)
         held: SplatFile | None = getattr(scene, "splats", None)
         if held is not None:  # a file is what it is; its own renders are edited, without a fit
             self.options |= {"budget": len(held), "sh_degree": held.degree}
-        bent = [view.name for view in scene.views if view.camera and view.camera.distortion]
-        if bent:
-            raise UserError(
-                f"representation=splats draws pinhole cameras, and {bent[0]} was taken through a "
-                "lens that bends lines: undistort the photos first (COLMAP's image_undistorter), "
-                "or use representation=nerf"
-            )
         self._build(backbone.device)
         self._source = None if held is None else held.source
         if held is not None:
             self._take(held, scene.backdrop)  # type: ignore[attr-defined]
             return
-        self._scatter()
+        self._scatter(seen_points(initial, self.region) if initial else scene.sparse_points)
         self.fit_settings = SplatFit(**(fit or {}))
         self.fitting = True
 
@@ -139,19 +144,28 @@ class Splats(Spatial):
         self.background_logit = torch.nn.Parameter(torch.zeros(3, device=device), learned)
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
         self.fitting = False
+        self._start: str | None = None
 
     @torch.no_grad()
-    def _scatter(self) -> None:
-        """Grey Gaussians at random where the cameras look, as wide as they lie apart."""
+    def _scatter(self, found: tuple[Tensor, Tensor] | None) -> None:
+        """Gaussians as wide as they lie apart: where points were found, or the cameras look."""
         generator = torch.Generator().manual_seed(torch.initial_seed() % 2**31)
-        points, apart = starting_points(
-            self.region, list(self.cameras["train"].values()), len(self.means), generator
-        )
+        count, colors = len(self.means), None
+        if found is None:
+            cameras = list(self.cameras["train"].values())
+            points, apart = starting_points(self.region, cameras, count, generator)
+        else:
+            points, colors, apart = points_about(*found, count, generator)
         self.means.copy_(points)
         self.scales.copy_(apart.log()[:, None].expand(-1, 3))
         self.quats.copy_(torch.randn(len(points), 4, generator=generator))
         self.opacities.fill_(torch.logit(torch.tensor(0.1)))
-        self.sh0.copy_(torch.rand(len(points), 3, generator=generator) - 0.5)
+        if colors is None:
+            self.sh0.copy_(torch.rand(count, 3, generator=generator) - 0.5)
+        else:
+            self.sh0.copy_((colors - 0.5) / BASE)
+        told = hashlib.sha256(self.means.cpu().numpy().tobytes()).hexdigest()
+        self._start = None if found is None else told
 
     @torch.no_grad()
     def _take(self, held: SplatFile, backdrop: Tensor) -> None:
@@ -188,24 +202,33 @@ class Splats(Spatial):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """A group a kind of parameter, each with its published step size."""
         scales = {**STEP_SIZES, "means": STEP_SIZES["means"] * self.region.radius}
-        groups = [{"params": [getattr(self, name)], "lr_scale": scales[name]} for name in NAMES]
-        if self.background_logit.requires_grad:
+        names = [name for name in NAMES if self.fitting or self._may_change(name)]
+        groups = [{"params": [getattr(self, name)], "lr_scale": scales[name]} for name in names]
+        if self.background_logit.requires_grad and (self.fitting or self._may_change("sh0")):
             groups.append({"params": [self.background_logit], "lr_scale": 1e-2})
         return groups
+
+    def _all_move(self) -> bool:
+        return all(name in self.options["parameters"] for name in SPLAT_PARAMETERS)
+
+    def _may_change(self, name: str) -> bool:
+        return ("colors" if name in ("sh0", "shN") else name) in self.options["parameters"]
 
     def begin_edit(self) -> None:
         """Centres no longer wander, and all harmonics are in use."""
         self.fitting = False
 
     def fit_options(self) -> dict[str, Any]:
-        """All options but the size of edited renders."""
-        return {k: v for k, v in self.options.items() if k != "render_size"}
+        """What shapes a fit, and where points were found."""
+        edit = ("render_size", "parameters")
+        options = {k: v for k, v in self.options.items() if k not in edit}
+        return options if self._start is None else {**options, "start": self._start}
 
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Moves what has faded, and lets the centres wander; random numbers follow the step."""
         self.steps += 1
         generator = torch.Generator().manual_seed(int(self.steps))
-        every = self.options["relocate_every"]
+        every = self.options["relocate_every"] if self.fitting or self._all_move() else 0
         if every and int(self.steps) % every == 0:
             relocate({name: getattr(self, name) for name in NAMES}, optimizer, generator)
         if self.fitting and self.options["noise"]:
@@ -330,7 +353,7 @@ class Splats(Spatial):
 
 _OPTIONS = (
     "budget", "sh_degree", "sh_every", "background", "render_size", "antialias", "dssim",
-    "opacity_cost", "scale_cost", "relocate_every", "noise",
+    "opacity_cost", "scale_cost", "relocate_every", "noise", "parameters",
 )  # fmt: skip
 
 
@@ -344,4 +367,10 @@ def _check(options: Mapping[str, Any]) -> None:
     for name, high in (("sh_degree", 3), ("dssim", 1)):
         if not options[name] <= high:
             raise UserError(f"representation.{name}={options[name]} must be at most {high}")
+    unknown = [name for name in options["parameters"] if name not in SPLAT_PARAMETERS]
+    if unknown or not options["parameters"]:
+        raise UserError(
+            f"representation.parameters={options['parameters']}: choose from "
+            f"{', '.join(SPLAT_PARAMETERS)}"
+        )
     check_render_size(options["render_size"])

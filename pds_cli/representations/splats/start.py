@@ -9,10 +9,14 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from pds_cli.errors import UserError
+from pds_cli.representations.spatial import load_spatial
+from pds_cli.runs.outputs import result_of
 from pds_cli.views.cameras import Camera
 from pds_cli.views.view import Region
 
 _NEIGHBOURS = 3  # as published
+_SEEN = 128  # pixels, longer side of the renders that points are taken from
 _FARTHEST = 20.0  # radii, of what is seen outside of an unbounded region
 
 
@@ -33,6 +37,53 @@ def starting_points(
     if outside:
         points = torch.cat([points, _along_rays(region, cameras, outside, generator)])
     return points, _apart(points)
+
+
+def points_about(
+    places: Tensor, colors: Tensor, count: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Points [N,3], their colours [N,3], and how far each lies from its neighbours, [N].
+
+    Where structure from motion found more than are wanted, so many of them at random; where fewer,
+    all, and others scattered about them as far as they lie apart.
+
+    Args:
+        places: [M,3] in world units, M at least 1. colors: [M,3] in [0,1].
+        count: N, at least 1. generator: on the CPU.
+    """
+    order = torch.randperm(len(places), generator=generator)[:count]
+    points, shown = places[order].float(), colors[order]
+    if count > len(points):
+        drawn = torch.randint(len(points), (count - len(points),), generator=generator)
+        away = torch.randn(len(drawn), 3, generator=generator) * _apart(points)[drawn, None]
+        points = torch.cat([points, points[drawn] + away])
+        shown = torch.cat([shown, shown[drawn]])
+    return points, shown, _apart(points)
+
+
+def seen_points(run: str, region: Region) -> tuple[Tensor, Tensor]:
+    """Places [N,3] and colours [N,3] of what a run's cameras see of its 3D result.
+
+    Raises:
+        UserError: the run holds no 3D result, one of another scene, or one that shows nothing.
+    """
+    found = load_spatial(result_of(run, "representation.initial"))
+    if found.region != region:
+        raise UserError(
+            f"representation.initial={run} is of another scene: its region is not this scene's"
+        )
+    places, colors = [], []
+    for camera in found.cameras["train"].values():
+        small = camera.with_longer_side(min(_SEEN, max(camera.width, camera.height)))
+        seen = found.render_camera(small)
+        origins, directions = small.rays()
+        there = seen.opacity.flatten().cpu() > 0.5
+        depth = seen.depth.flatten().cpu()[there, None]
+        places.append(origins[there] + directions[there] * depth)
+        colors.append(seen.rgb.flatten(1).T.cpu()[there])
+    if not sum(map(len, places)):
+        raise UserError(f"representation.initial={run} shows nothing to begin at")
+    return torch.cat(places).float(), torch.cat(colors).clamp(0, 1)
 
 
 def _along_rays(
