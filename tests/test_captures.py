@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 import struct
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageFilter
 from rendered_scene import (
     MARKERS,
     Shot,
@@ -33,9 +34,12 @@ from rendered_scene import (
 from torch import Tensor
 
 from pds_cli.errors import UserError
+from pds_cli.pictures.pillow import load_image
+from pds_cli.pictures.video import write_mp4
 from pds_cli.scenes.blender import BlenderScene
 from pds_cli.scenes.capture import CaptureScene
 from pds_cli.scenes.colmap import ColmapScene
+from pds_cli.scenes.film import frame_count, is_film, pick_frames
 from pds_cli.scenes.nerfstudio import NerfstudioScene
 from pds_cli.scenes.point_cloud import write_point_cloud
 from pds_cli.scenes.sfm import import_photos, photo_files
@@ -754,6 +758,101 @@ def test_frames_without_a_photo_are_left_out_and_that_is_said(
         ColmapScene(model)
 
 
+def test_under_half_of_the_photos_is_refused(plain: Photos, tmp_path: Path) -> None:
+    folder = write_nerfstudio(tmp_path, plain.shots, plain.pictures)
+    for number in range(5):
+        (folder / f"images/photo_{number:02d}.png").unlink()
+    with pytest.raises(UserError, match=r"only 4 of 9 photos are there.*photo_00\.png is missing"):
+        NerfstudioScene(folder)
+
+
+def renamed(content: Any, change: Callable[[str], str]) -> None:
+    for frame in content["frames"]:
+        frame["file_path"] = change(frame["file_path"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda name: f"./{name}",
+        lambda name: name.replace("/", "\\"),
+        lambda name: f"/home/somebody/capture/{name}",
+        lambda name: "C:\\Users\\me\\capture\\" + name.replace("/", "\\"),
+        lambda name: name.removesuffix(".png"),
+        lambda name: name.replace(".png", ".PNG"),
+    ],
+)
+def test_photos_are_found_however_other_programs_name_them(
+    plain: Photos, tmp_path: Path, change: Callable[[str], str]
+) -> None:
+    folder = write_nerfstudio(tmp_path, plain.shots, plain.pictures)
+    content = read_json(folder)
+    renamed(content, change)
+    (folder / "transforms.json").write_text("\ufeff" + json.dumps(content), encoding="utf-8")
+    scene = NerfstudioScene(folder)
+    assert sorted(view.name for view in all_views(scene)) == [f"photo_{i:02d}" for i in range(9)]
+    assert_seen(scene)
+
+
+def test_suffixes_in_capitals_are_found(plain: Photos, tmp_path: Path) -> None:
+    folder = write_nerfstudio(tmp_path, plain.shots, plain.pictures)
+    for file in (folder / "images").iterdir():
+        file.rename(file.with_suffix(".PNG"))
+    assert len(all_views(NerfstudioScene(folder))) == 9
+
+
+def test_photos_that_differ_in_their_suffix_alone_keep_it(plain: Photos, tmp_path: Path) -> None:
+    folder = write_nerfstudio(tmp_path, plain.shots, plain.pictures)
+    content = read_json(folder)
+    content["frames"][1]["file_path"] = "images/photo_00.jpg"
+    Image.open(folder / "images/photo_01.png").save(folder / "images/photo_00.jpg", quality=97)
+    write_json(folder, content)
+    names = {view.name for view in all_views(NerfstudioScene(folder))}
+    assert {"photo_00_png", "photo_00_jpg", "photo_02"} <= names and len(names) == 9
+
+
+def test_the_largest_of_several_models_is_taken(
+    plain: Photos, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_colmap_text(tmp_path, plain.shots, plain.pictures, place="sparse/1")
+    assert len(all_views(ColmapScene(tmp_path))) == 9  # a lone one needs no number 0
+    assert "models" not in capsys.readouterr().err
+    write_colmap_text(tmp_path, plain.shots[:3], plain.pictures[:3])
+    assert len(all_views(ColmapScene(tmp_path))) == 9
+    said = capsys.readouterr().err
+    assert "2 COLMAP models; sparse/1 with 9 photos is taken, and not sparse/0 (3)" in said
+    needs_pycolmap()
+    to_binary(tmp_path / "sparse/1")
+    assert len(all_views(ColmapScene(tmp_path))) == 9
+
+
+def test_a_folder_of_another_format_is_known(
+    plain: Photos, cut_out: Photos, tmp_path: Path
+) -> None:
+    ours = write_nerfstudio(tmp_path / "ours", plain.shots[:3], plain.pictures[:3])
+    blender = write_blender(tmp_path / "blender", cut_out.shots, cut_out.pictures)
+    model = write_colmap_text(tmp_path / "model", plain.shots[:3], plain.pictures[:3])
+    with pytest.raises(UserError, match="it looks like one for scene=blender"):
+        NerfstudioScene(blender)
+    with pytest.raises(UserError, match="it looks like one for scene=colmap"):
+        NerfstudioScene(model)
+    with pytest.raises(UserError, match="it looks like one for scene=nerfstudio"):
+        BlenderScene(ours)
+    with pytest.raises(UserError, match="it looks like one for scene=nerfstudio"):
+        ColmapScene(ours)
+
+
+def test_a_lens_without_an_inverse_is_refused(plain: Photos, tmp_path: Path) -> None:
+    """Coefficients that were accepted once, and sent rays up to 10²⁰ pixels away."""
+    folder = write_nerfstudio(tmp_path, plain.shots[:3], plain.pictures[:3])
+    content = read_json(folder)
+    content["frames"][1] |= {"fl_x": 521.1, "fl_y": 521.1, "k1": -44.85, "k2": 1017.4, "k3": 0.0,
+                             "k4": 0.0, "p1": 0.62, "p2": 0.94}  # fmt: skip
+    write_json(folder, content)
+    with pytest.raises(UserError, match=r"photo_01\.png: lens .* cannot be inverted"):
+        NerfstudioScene(folder)
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [(b"{", "not a JSON file"), (b"\xff\xfe\x00", "not UTF-8 text"), (b"[]", "no list `frames`")],
@@ -1011,8 +1110,6 @@ def test_options_of_an_import_are_checked(pds: Callable[..., Any], option: str) 
 
 
 def test_folders_that_hold_no_capture_are_said(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"film\.MP4 is a film"):
-        photo_files(tmp_path / "film.MP4")
     with pytest.raises(UserError, match="is not a folder"):
         photo_files(tmp_path / "nowhere")
     with pytest.raises(UserError, match="has 0 photos"):
@@ -1040,3 +1137,83 @@ def test_copies_of_photos_are_upright_smaller_and_keep_the_focal_length(tmp_path
     assert copy.getexif().get(0x0112, 1) == 1
     assert copy.getexif().get_ifd(0x8769)[0xA405] == 28
     assert Image.open(into / "a_png.png").mode == "RGBA"
+
+
+def test_photos_of_phones_and_in_folders_are_found(tmp_path: Path) -> None:
+    from pds_cli.scenes.sfm import _copies
+
+    heif = pytest.importorskip("pillow_heif")
+    heif.register_heif_opener()
+    for name in ("a/1.png", "b/1.png", "b/2.tif", ".hidden/3.png"):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (24, 16), (200, 30, 30)).save(tmp_path / "photos" / name)
+    Image.new("RGB", (24, 16), (200, 30, 30)).save(tmp_path / "photos/IMG_4.HEIC", format="HEIF")
+    found = photo_files(tmp_path / "photos")
+    names = [file.relative_to(tmp_path / "photos").as_posix() for file in found]
+    assert names == ["IMG_4.HEIC", "a/1.png", "b/1.png", "b/2.tif"]
+    groups = _copies(found, tmp_path / "copies", None)
+    assert groups == {(24, 16): ["IMG_4.jpg", "a_1.png", "b_1.png", "b_2.png"]}
+    for file in (tmp_path / "copies").iterdir():
+        pixels = np.asarray(Image.open(file).convert("RGB")).astype(int)
+        assert np.abs(pixels - (200, 30, 30)).max() < 12, file.name
+
+
+def test_a_phone_s_photo_names_what_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(UserError, match=r"HEIC photo: install .* pip install 'pds\[heic\]'"):
+        load_image(tmp_path / "IMG_1.HEIC")
+
+
+# --- films ---------------------------------------------------------------------------------------
+
+
+def test_the_sharp_frames_of_a_film_are_taken(tmp_path: Path) -> None:
+    """Every fourth frame is sharp, the others are blurred; each shows its number in its grey."""
+    texture = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)
+    frames = []
+    for number in range(32):
+        image = Image.fromarray(texture // 2 + np.uint8(4 * number))
+        blurred = image.filter(ImageFilter.GaussianBlur(3))
+        frames.append(np.asarray(image if number % 4 == 2 else blurred))
+    film = write_mp4(tmp_path / "walk.mp4", frames, fps=10)
+    assert is_film(film) and not is_film(tmp_path) and frame_count(film) == 32
+    seen: list[int] = []
+    found = pick_frames(film, tmp_path / "frames", 4, seen.append)
+    assert [path.name for path in found] == [f"frame_{i:04d}.jpg" for i in (1, 2, 3, 4)]
+    assert seen[-1] == 32
+    tones = [float(np.asarray(Image.open(path)).mean()) for path in found]
+    numbers = [(tone - texture.mean() / 2) / 4 for tone in tones]
+    for stretch, number in enumerate(numbers):
+        assert abs(number - round(number)) < 0.45 and round(number) % 4 == 2
+        assert 8 * stretch <= round(number) < 8 * stretch + 8
+    assert len(pick_frames(film, tmp_path / "all", 99)) == 32
+    for name, content in (("none.mp4", None), ("broken.mp4", b"no film")):
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=r"does not exist|cannot be read as a film"):
+            frame_count(tmp_path / name)
+
+
+def test_a_film_is_imported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A walk round the scene, as `pds import` takes it: neighbours are compared, no more."""
+    needs_pycolmap()
+    shots = ring(10)
+    film = write_mp4(tmp_path / "walk.mp4", list(photograph(shots)), fps=5)
+    pairs: list[Any] = []
+    monkeypatch.setattr("pds_cli.scenes.sfm._matches", lambda _, found: pairs.extend(found))
+    monkeypatch.setattr("pds_cli.scenes.sfm._features", lambda *_: None)
+
+    def mapped(database: Any, images: Path, *_: Any) -> Any:
+        assert len(list(images.iterdir())) == 5
+        raise UserError("far enough")
+
+    monkeypatch.setattr("pds_cli.scenes.sfm._mapped", mapped)
+    with pytest.raises(UserError, match="far enough"):
+        import_photos(film, tmp_path / "scene", frames=5, overlap=1)
+    assert len(pairs) == 4 and pairs[0] == ("frame_0001.jpg", "frame_0002.jpg")
+    assert not list((tmp_path / "scene").iterdir())
+    with pytest.raises(UserError, match=r"none\.mp4 does not exist"):
+        import_photos(tmp_path / "none.mp4", tmp_path / "scene")

@@ -49,6 +49,10 @@ RUNS: dict[str, list[str]] = {
     "edit_3d": [*EDIT, *FIELD, *REFINE, "steps=12", "render_every=5", "hold_view=2", "turntable=2",
                 "representation.render_size=16"],
     "fit": ["fit", *FIELD, "representation.fit.steps=60", "checkpoint_every=5", "render_every=20"],
+    "fit_splats": ["fit", *FIELD[:4], "representation=splats", "representation.budget=120",
+                   "representation.relocate_every=2", "representation.opacity_cost=2",
+                   "representation.fit.steps=60", "representation.fit.cache=null",
+                   "checkpoint_every=5", "render_every=20"],
     "pretrain": ["pretrain", *words_of_config(MODEL), "stages=[decode,denoise]", "size=16",
                  "data.toybox=false", "data.folder=pictures", "render_every=9", "log_every=1",
                  "checkpoint_every=4", "decode.steps=24", "decode.batch_size=4",
@@ -81,7 +85,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def words_of(kind: str, out: str, backbone: Path) -> list[str]:
     model = [f"into=made-{out}"] if kind == "pretrain" else [f"backbone.model={backbone}"]
-    return [*RUNS[kind], f"out={out}", *(model if kind != "fit" else [])]
+    return [*RUNS[kind], f"out={out}", *(model if not kind.startswith("fit") else [])]
 
 
 @dataclass

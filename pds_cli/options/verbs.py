@@ -31,7 +31,7 @@ LR_SCHEDULES = ("constant", "linear", "cosine")
 FINETUNING = ("lora", "full")
 PRECISIONS = ("auto", "float32", "bfloat16")
 PRECISION_HELP = "of products in training; auto: bfloat16 where the device is quicker with it"
-MATCHINGS = ("exhaustive", "sequential")
+MATCHINGS = ("auto", "exhaustive", "sequential")
 CAMERA_MODELS = ("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV")
 PATHS = ("turntable", "orbit", "train")
 FORMATS = ("mesh", "pointcloud", "splats", "splat", "spz", "cameras")
@@ -254,10 +254,13 @@ class ImportConfig(CommonConfig):
     out: str | None = option(
         "the scene's folder; null: a new one below outputs/import", None, text=True
     )
-    images: str = option("the folder of the photos", text=True)
+    images: str = option("the folder of the photos, or a film", text=True)
+    frames: int = option(
+        "of a film: how many are taken, the sharpest of each stretch", 120, range=whole(3, 10_000)
+    )
     matching: str = option(
-        "exhaustive: all pairs of photos; sequential: each with the next ones, for films",
-        "exhaustive",
+        "exhaustive: all pairs of photos; sequential: each with the next ones; auto: of films",
+        "auto",
         choices=MATCHINGS,
     )
     overlap: int = option("sequential: how many next photos each is matched with", 10, range=COUNT)

@@ -16,7 +16,8 @@ from pds_cli.errors import UserError
 from pds_cli.files import atomic_path
 from pds_cli.reading import MAX_PIXELS
 
-READABLE = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+READABLE = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+HEIC = (".heic", ".heif")  # what phones write; read where pillow-heif is
 # Of PNG: numbers a pixel, by the colour type; first column, first row and steps of the passes.
 _PNG_NUMBERS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _PNG_PASSES = {
@@ -43,7 +44,7 @@ def open_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
         with warnings.catch_warnings():
             # Pillow only warns about sizes just over its limit; ours is checked below.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path, formats=READABLE) as file:
+            with Image.open(path, formats=_formats(path)) as file:
                 width, height = file.size
                 if width * height > MAX_PIXELS:
                     raise UserError(_too_large(path, f"is {width}×{height} pixels"))
@@ -56,6 +57,25 @@ def open_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
         ) from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise UserError(f"{path} is truncated or damaged ({error}): save it again") from error
+
+
+def _formats(path: Path) -> tuple[str, ...]:
+    """Pillow's names of what may be in a file.
+
+    Raises:
+        UserError: it is named as HEIC, and what reads that is not installed.
+    """
+    if path.suffix.lower() not in HEIC:
+        return READABLE
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError as error:
+        raise UserError(
+            f"{path} is a HEIC photo: install what reads it with pip install 'pds[heic]', or save "
+            "it as JPEG"
+        ) from error
+    register_heif_opener()
+    return (*READABLE, "HEIF")
 
 
 def decode_image(file: Image.Image, path: Path) -> Image.Image:

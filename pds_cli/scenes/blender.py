@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from pds_cli.errors import UserError, check_choice
 from pds_cli.options.scenes import SPLITS
-from pds_cli.scenes.capture import CaptureScene, Frame, scene_folder
+from pds_cli.scenes.capture import CaptureScene, Frame, looks_like, scene_folder
 from pds_cli.scenes.transforms import frames_of, read_transforms
 from pds_cli.views.view import Region
 
@@ -52,7 +52,8 @@ class BlenderScene(CaptureScene):
                 "above 0"
             )
         folder = scene_folder(path, _LAYOUT, source_url)
-        train = scene_folder(folder / "transforms_train.json", _LAYOUT, source_url)
+        other = looks_like(folder, "scene=blender")
+        train = scene_folder(folder / "transforms_train.json", _LAYOUT, source_url, other)
         frames = frames_of(train, read_transforms(train), split="train")
         held_out: list[Frame] = []
         file = folder / f"transforms_{eval_split}.json"

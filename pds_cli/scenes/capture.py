@@ -9,12 +9,10 @@ from __future__ import annotations
 import math
 import os
 import re
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,10 +20,10 @@ from torch import Tensor
 from pds_cli.errors import UserError, check_choice
 from pds_cli.options.scenes import CENTRES, ORIENTATIONS
 from pds_cli.pictures.files import read_image, resize
-from pds_cli.pictures.pillow import open_image
 from pds_cli.progress import Progress
-from pds_cli.reading import brief, label
+from pds_cli.reading import label
 from pds_cli.scenes.base import Scene, checked_front
+from pds_cli.scenes.photos import SUFFIXES, listed
 from pds_cli.views.cameras import Camera
 from pds_cli.views.poses import (
     IDENTITY,
@@ -38,8 +36,13 @@ from pds_cli.views.view import Region, View
 
 BACKGROUNDS = {"white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0)}
 
+# What a folder of each format holds.
+_MARKS = {
+    "scene=nerfstudio": ("transforms.json",),
+    "scene=blender": ("transforms_train.json",),
+    "scene=colmap": ("sparse", "colmap/sparse", "images.bin"),
+}
 _NEAR, _FAR = 0.05, 1000.0  # in units of the region's radius
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".PNG", ".JPG", ".JPEG")
 _EXIF_ORIENTATION = 0x0112
 # EXIF orientation → how an upright image [C,H,W] goes back to the rows that the file stores.
 _AS_STORED: dict[int, Callable[[Tensor], Tensor]] = {
@@ -198,10 +201,23 @@ def colour(background: str | Sequence[float]) -> tuple[float, ...]:
 # --- frames --------------------------------------------------------------------------------------
 
 
+def looks_like(folder: Path, own: str) -> str:
+    """For a sentence: which scene would read this folder, where it is another than `own`."""
+    for scene, marks in _MARKS.items():
+        if scene != own and any((folder / mark).exists() for mark in marks):
+            return f"; it looks like one for {scene}"
+    return ""
+
+
 def scene_folder(
-    path: str | os.PathLike[str] | None, layout: str, source_url: str | None = None
+    path: str | os.PathLike[str] | None,
+    layout: str,
+    source_url: str | None = None,
+    other: str = "",
 ) -> Path:
     """The folder (or file) that a scene is read from.
+
+    other: of `looks_like`, for the sentence.
 
     Raises:
         UserError: it is not there; the sentence says what should be, and where to get it.
@@ -213,88 +229,9 @@ def scene_folder(
         where = f"; the data is at {source_url}" if source_url else ""
         raise UserError(
             f"{path} does not exist (from {Path.cwd()}): a folder with {layout} is expected"
-            f"{where}; another place is given with scene.path=<folder>"
+            f"{where}{other}; another place is given with scene.path=<folder>"
         )
     return found
-
-
-class NotThere(UserError):
-    """A photo that a file names is missing."""
-
-
-def say_left_out(missing: Sequence[NotThere], frames: Sequence[Frame], where: str) -> None:
-    """Says how many frames have no photo; they are left out, as other readers do.
-
-    Raises:
-        NotThere: no frame is left.
-    """
-    if missing and not frames:
-        raise missing[0]
-    if missing:
-        print(
-            f"pds: {where}: {len(missing)} of {len(missing) + len(frames)} frames have no photo "
-            f"and are left out; the first: {missing[0]}",
-            file=sys.stderr,
-        )
-
-
-def image_path(
-    root: Path, name: Any, where: str, field: str = "file_path", downscale: int | None = None
-) -> Path:
-    """The image file `name` below the folder `root`; a missing suffix is found.
-
-    Args:
-        where: the file and the frame, for the sentence.
-        field: the field that `name` comes from.
-        downscale: take the copy that is so many times smaller, in `images_<downscale>`.
-
-    Raises:
-        UserError: not a text, outside `root`, or (`NotThere`) not there.
-    """
-    if not isinstance(name, str) or not name.strip():
-        raise UserError(f"{where}: {field} is {brief(name)}: the path of an image would be right")
-    inside = Path(os.path.normpath(root))
-    path = Path(os.path.normpath(inside / name))
-    if not path.is_relative_to(inside):
-        raise UserError(
-            f"{where}: {field} {label(name)} leads out of the scene folder {root}, which is "
-            "refused: paths below that folder would be right"
-        )
-    if downscale is not None:
-        path = _copy_of(inside, path, downscale)
-    files = [path, *(Path(f"{path}{end}") for end in _SUFFIXES)]
-    files += [path.with_suffix(end) for end in _SUFFIXES if downscale is not None]
-    found = next((file for file in files if _is_file(file)), None)
-    if found is not None:
-        return found
-    hint = "" if downscale is None else f" (scene.downscale={downscale}; null takes the originals)"
-    raise NotThere(
-        f"{where}: {field} {label(name)} is missing: there is no file {label(str(path))}{hint}"
-    )
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a name that is too long
-        return False
-
-
-def _copy_of(root: Path, path: Path, factor: int) -> Path:
-    """Where nerfstudio keeps a smaller copy: images/a.jpg has images_4/a.jpg."""
-    parts = path.relative_to(root).parts
-    folder = parts[0] if len(parts) > 1 else "images"
-    return root.joinpath(f"{folder}_{factor}", *(parts[1:] or parts))
-
-
-def stored_size(path: Path) -> tuple[int, int]:
-    """Width and height of an image file as its pixels are stored, from its header.
-
-    Raises:
-        UserError: not an image that can be read.
-    """
-    with open_image(path) as file:
-        return file.size
 
 
 def view_names(frames: Sequence[Frame]) -> list[str]:
@@ -305,13 +242,13 @@ def view_names(frames: Sequence[Frame]) -> list[str]:
     """
     if not frames:
         raise UserError("this scene has no frames: at least one photo with a camera is needed")
-    paths = [PurePosixPath(os.path.normpath(frame.name)) for frame in frames]
+    paths = [listed(frame.name) for frame in frames]
     shared = os.path.commonpath([path.parent for path in paths])
+    plain = [_plain(path.relative_to(shared) if shared else path) for path in paths]
     names: dict[str, str] = {}
-    for frame, path in zip(frames, paths, strict=True):
-        inner = path.relative_to(shared) if shared else path
-        inner = inner.with_suffix("") if inner.suffix in _SUFFIXES else inner
-        name = "_".join(inner.parts)
+    for frame, path, name in zip(frames, paths, plain, strict=True):
+        if plain.count(name) > 1 and path.suffix:  # f0.jpg beside f0.png
+            name = f"{name}_{path.suffix[1:]}"
         if name in names:
             raise UserError(
                 f"frames {label(names[name])} and {label(frame.name)} are both named "
@@ -319,6 +256,12 @@ def view_names(frames: Sequence[Frame]) -> list[str]:
             )
         names[name] = frame.name
     return list(names)
+
+
+def _plain(path: PurePosixPath) -> str:
+    """A photo's path as one word without its suffix."""
+    path = path.with_suffix("") if path.suffix.lower() in SUFFIXES else path
+    return "_".join(path.parts)
 
 
 def _natural_order(frame: Frame) -> list[tuple[str, int]]:

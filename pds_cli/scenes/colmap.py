@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -10,19 +11,12 @@ import torch
 
 from pds_cli.errors import UserError
 from pds_cli.reading import label
-from pds_cli.scenes.capture import (
-    CaptureScene,
-    Frame,
-    NotThere,
-    image_path,
-    say_left_out,
-    scene_folder,
-)
-from pds_cli.scenes.colmap_model import Photo, read_model, read_points
+from pds_cli.scenes.capture import CaptureScene, Frame, looks_like, scene_folder
+from pds_cli.scenes.colmap_model import Photo, photo_count, read_model, read_points
+from pds_cli.scenes.photos import NotThere, image_path, say_left_out
 from pds_cli.views.cameras import Camera, checked_camera
 
 _LAYOUT = "images/ and a sparse model in sparse/0, sparse or colmap/sparse/0"
-_MODELS = ("sparse/0", "sparse", "colmap/sparse/0", ".")
 # Camera model → where its parameters go in (fx, fy, cx, cy, k1, k2, p1, p2).
 PARAMETERS = {
     "SIMPLE_PINHOLE": (0, 0, 1, 2),
@@ -109,13 +103,40 @@ def camera_of(photo: Photo, where: str) -> Camera:
 
 
 def _model_folder(root: Path) -> Path:
-    for name in _MODELS:
-        for suffix in ("bin", "txt"):
-            if all((root / name / f"{part}.{suffix}").is_file() for part in ("cameras", "images")):
-                return root / name
-    raise UserError(
-        f"{root} has no COLMAP model: cameras and images, as .bin or .txt files, are expected in "
-        f"{', '.join(_MODELS[:-1])} or the folder itself"
+    """The model with the most photos; which it is is said where there are several.
+
+    Raises:
+        UserError: there is none.
+    """
+    places = [*_numbered(root / "sparse"), root / "sparse"]
+    places += [*_numbered(root / "colmap/sparse"), root / "colmap/sparse", root]
+    found = [place for place in places if _holds_model(place)]
+    if not found:
+        raise UserError(
+            f"{root} has no COLMAP model: cameras and images, as .bin or .txt files, are expected "
+            "in sparse/0, sparse, colmap/sparse/0 or the folder itself"
+            + looks_like(root, "scene=colmap")
+        )
+    counts = {place: photo_count(place) for place in found}
+    best = max(found, key=lambda place: counts[place])
+    if len(found) > 1:
+        others = [f"{p.relative_to(root)} ({counts[p]})" for p in found if p != best]
+        print(
+            f"pds: {root} has {len(found)} COLMAP models; {best.relative_to(root)} with "
+            f"{counts[best]} photos is taken, and not {', '.join(others)}",
+            file=sys.stderr,
+        )
+    return best
+
+
+def _numbered(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*") if path.is_dir())
+
+
+def _holds_model(place: Path) -> bool:
+    return any(
+        all((place / f"{part}.{suffix}").is_file() for part in ("cameras", "images"))
+        for suffix in ("bin", "txt")
     )
 
 
@@ -135,5 +156,5 @@ def _frames(
         if masks is not None:
             mask = image_path(root, f"{masks}/{photo.name}.png", where, "mask")
         frames.append(Frame(photo.name, path, camera_of(photo, where), mask))
-    say_left_out(missing, frames, str(root))
+    say_left_out(missing, len(frames), str(root))
     return frames

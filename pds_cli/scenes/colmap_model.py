@@ -80,6 +80,19 @@ def read_model(folder: Path) -> Iterator[Photo]:
         raise UserError(f"{path} is not a COLMAP model that can be read: {reason}") from error
 
 
+def photo_count(folder: Path) -> int:
+    """How many photos a model says it has; 0 where it cannot be read."""
+    path = folder / "images.bin"
+    try:
+        if path.is_file():
+            with path.open("rb") as file:
+                return int(_numbers(file, "Q")[0])
+        with (folder / "images.txt").open("rb") as file:
+            return sum(1 for _ in _photos_txt(file))
+    except (OSError, ValueError, struct.error):
+        return 0
+
+
 def read_points(folder: Path) -> tuple[Tensor, Tensor] | None:
     """The points of a model, [N,3] float64 in its world, and their colours [N,3] in [0,1].
 

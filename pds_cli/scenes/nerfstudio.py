@@ -11,7 +11,8 @@ from torch import Tensor
 
 from pds_cli.errors import UserError
 from pds_cli.reading import brief
-from pds_cli.scenes.capture import CaptureScene, image_path, scene_folder
+from pds_cli.scenes.capture import CaptureScene, looks_like, scene_folder
+from pds_cli.scenes.photos import image_path
 from pds_cli.scenes.point_cloud import read_point_cloud
 from pds_cli.scenes.transforms import frames_of, read_transforms, split_of
 from pds_cli.views.poses import IDENTITY, Similarity, checked_pose
@@ -54,7 +55,8 @@ class NerfstudioScene(CaptureScene):
     ) -> None:
         file = scene_folder(path, _LAYOUT, source_url)
         if file.is_dir():
-            file = scene_folder(file / "transforms.json", _LAYOUT, source_url)
+            other = looks_like(file, "scene=nerfstudio")
+            file = scene_folder(file / "transforms.json", _LAYOUT, source_url, other)
         found = read_transforms(file)
         super().__init__(
             split_of(file, found, frames_of(file, found, downscale)),

@@ -16,16 +16,17 @@ import torch
 from pds_cli.errors import UserError, check_choice
 from pds_cli.files import atomic_path, write_text
 from pds_cli.options.verbs import MATCHINGS
-from pds_cli.pictures.pillow import decode_image, open_image, write_pillow
+from pds_cli.pictures.pillow import HEIC, decode_image, open_image, write_pillow
 from pds_cli.progress import Progress
 from pds_cli.runs.ownership import owns
 from pds_cli.scenes.colmap import PARAMETERS, camera_of
 from pds_cli.scenes.colmap_model import Lens, Photo
+from pds_cli.scenes.film import FILMS, frame_count, is_film, pick_frames
+from pds_cli.scenes.photos import SUFFIXES
 from pds_cli.scenes.point_cloud import write_point_cloud
 from pds_cli.views.cameras import Camera
 
-_PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-_VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
+_PHOTOS = (*SUFFIXES, *HEIC)
 _EXIF_ORIENTATION = 0x0112
 _PAIRS_AT_ONCE = 500
 POINTS = "sparse_pc.ply"
@@ -51,8 +52,9 @@ def import_photos(
     folder: str | os.PathLike[str],
     out: Path,
     *,
-    matching: str = "exhaustive",
+    matching: str = "auto",
     overlap: int = 10,
+    frames: int = 120,
     camera_model: str = "OPENCV",
     max_size: int | None = 1600,
     seed: int = 0,
@@ -64,9 +66,10 @@ def import_photos(
     (nerfstudio's name); and `transforms.json`, last, so that a folder that has it is complete.
 
     Args:
-        folder: of the photos, one scene from many sides.
+        folder: of the photos, one scene from many sides; or a film.
         matching: compare all pairs (`exhaustive`), or each photo with the `overlap` next ones by
-            name (`sequential`, for the frames of a film).
+            name (`sequential`); `auto`: that for a film, all pairs of photos.
+        frames: of a film, how many are taken.
         camera_model: one of the models that `ColmapScene` reads; photos of one size share a
             camera.
         max_size: the longer side of the copies in pixels at most.
@@ -77,10 +80,14 @@ def import_photos(
             could not be placed.
     """
     _check(matching, camera_model)
-    photos = photo_files(folder)
+    film = is_film(folder)
+    if matching == "auto":
+        matching = "sequential" if film else "exhaustive"
+    photos = [] if film else photo_files(folder)
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=".import_") as scratch:
         images = Path(scratch) / "images"
+        photos = photos or film_frames(Path(folder).expanduser(), Path(scratch) / "film", frames)
         groups = _copies(photos, images, max_size)
         names = sorted(name for group in groups.values() for name in group)
         database = Path(scratch) / "database.db"
@@ -98,26 +105,42 @@ def _check(matching: str, camera_model: str) -> None:
 
 
 def photo_files(folder: str | os.PathLike[str]) -> list[Path]:
-    """The photos in a folder, by name.
+    """The photos in a folder and the folders in it, by name; hidden ones are passed over.
 
     Raises:
-        UserError: no folder, a film, or fewer than 3 photos.
+        UserError: no folder, or fewer than 3 photos.
     """
     path = Path(folder).expanduser()
-    if path.suffix.lower() in _VIDEOS:
-        raise UserError(
-            f"{path} is a film: save its frames as photos first, for example with "
-            "ffmpeg -i film.mp4 -vf fps=2 photos/%04d.jpg"
-        )
     if not path.is_dir():
-        raise UserError(f"images={folder} is not a folder: give the folder of the photos")
-    photos = sorted(file for file in path.iterdir() if file.suffix.lower() in _PHOTOS)
+        raise UserError(
+            f"images={folder} is not a folder: give the folder of the photos, or a film "
+            f"({', '.join(FILMS)})"
+        )
+    inner = (file for file in path.rglob("*") if file.suffix.lower() in _PHOTOS and file.is_file())
+    photos = sorted(
+        file
+        for file in inner
+        if not any(part.startswith(".") for part in file.relative_to(path).parts)
+    )
     if len(photos) < 3:
         raise UserError(
             f"{path} has {len(photos)} photos ({', '.join(_PHOTOS)}): at least 3 are needed, and "
             "50 to 200 from all sides are usual"
         )
     return photos
+
+
+def film_frames(film: Path, into: Path, count: int) -> list[Path]:
+    """Sharp frames of a film, see `pick_frames`.
+
+    Raises:
+        UserError: it cannot be read, or has fewer than 3 frames.
+    """
+    with Progress("look at the film", frame_count(film)) as progress:
+        found = pick_frames(film, into, count, progress.update)
+    if len(found) < 3:
+        raise UserError(f"{film} has {len(found)} frames: at least 3 are needed")
+    return found
 
 
 def pycolmap() -> Any:
@@ -144,13 +167,15 @@ def _copies(
 ) -> dict[tuple[int, int], list[str]]:
     """Writes upright copies, at most `max_size` long; their names by (width, height)."""
     into.mkdir()
-    stems = [photo.stem for photo in photos]
+    shared = os.path.commonpath([photo.parent for photo in photos])
+    stems = ["_".join(photo.relative_to(shared).with_suffix("").parts) for photo in photos]
     groups: dict[tuple[int, int], list[str]] = {}
     with Progress("copy photos", len(photos)) as progress:
         for number, photo in enumerate(photos):
             # Views are named by the stem alone, so a.jpg and a.png must differ in it.
-            stem = photo.stem if stems.count(photo.stem) == 1 else photo.name.replace(".", "_")
-            jpeg = photo.suffix.lower() in (".jpg", ".jpeg")
+            stem = stems[number]
+            stem = stem if stems.count(stem) == 1 else f"{stem}_{photo.suffix[1:]}"
+            jpeg = photo.suffix.lower() in (".jpg", ".jpeg", *HEIC)
             name = f"{stem}.jpg" if jpeg else f"{stem}.png"
             groups.setdefault(_copy(photo, into / name, max_size), []).append(name)
             progress.update(number + 1)
@@ -169,7 +194,7 @@ def _copy(photo: Path, target: Path, max_size: int | None) -> tuple[int, int]:
             decode_image(file, photo)
             long = max_size is not None and max(file.size) > max_size
             rotated = file.getexif().get(_EXIF_ORIENTATION, 1) != 1
-            if not (long or rotated) and file.format in ("JPEG", "PNG"):
+            if not (long or rotated) and file.format in ("JPEG", "MPO", "PNG"):
                 with atomic_path(target) as temporary:
                     shutil.copyfile(photo, temporary)
                 return file.size

@@ -14,7 +14,8 @@ from typing import Any
 
 from pds_cli.errors import UserError
 from pds_cli.reading import brief, label, read_json
-from pds_cli.scenes.capture import Frame, NotThere, image_path, say_left_out, stored_size
+from pds_cli.scenes.capture import Frame
+from pds_cli.scenes.photos import NotThere, image_path, say_left_out, stored_size
 from pds_cli.views.cameras import Camera, checked_camera
 from pds_cli.views.poses import checked_pose
 
@@ -49,7 +50,7 @@ def frames_of(
     Frames without a photo are left out, which is said.
 
     Raises:
-        UserError: with the frame and the field that is wrong, or no frame has a photo.
+        UserError: with the frame and the field that is wrong, or under half have a photo.
     """
     frames: list[Frame] = []
     missing: list[NotThere] = []
@@ -67,7 +68,7 @@ def frames_of(
         fields = {**found, **item}
         camera = _camera(fields, path, downscale or 1, where)
         frames.append(Frame(str(name), path, camera, mask, split))
-    say_left_out(missing, frames, str(file))
+    say_left_out(missing, len(frames), str(file))
     return frames
 
 

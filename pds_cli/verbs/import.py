@@ -1,4 +1,7 @@
-"""pds import images=… : finds the cameras of a folder of photos and writes a scene."""
+"""pds import images=… : finds the cameras of a folder of photos, or of a film, and writes a scene.
+
+Of a film, `frames` are taken: the sharpest of each stretch.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from omegaconf import DictConfig
 from pds_cli.options.job import run_folder
 from pds_cli.runs import layout
 
-HELP = "find the cameras of your photos (structure from motion) and write a scene"
+HELP = "find the cameras of your photos or film (structure from motion) and write a scene"
 CONFIG = "import"
 
 
@@ -26,6 +29,7 @@ def main(cfg: DictConfig) -> Path:
         out,
         matching=cfg.matching,
         overlap=cfg.overlap,
+        frames=cfg.frames,
         camera_model=cfg.camera_model,
         max_size=cfg.max_size,
         seed=cfg.seed,

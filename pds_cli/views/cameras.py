@@ -17,6 +17,7 @@ from pds_cli.views.poses import checked_pose
 # Newton steps to undo the lens; distances then agree to 1e-6 for usual lenses.
 _UNDISTORT_STEPS = 10
 _LONGEST_SIDE = 1_000_000  # pixels
+_GRID, _MISSED = 33, 0.1  # pixels a side that a lens is tried at, and how far they may be missed
 
 
 @dataclass(frozen=True)
@@ -149,8 +150,8 @@ def checked_camera(camera: Camera, where: str) -> Camera:
     """The camera, if its intrinsics can be of one; of its pose nothing is asked.
 
     Raises:
-        UserError: sides that are no pixels, a focal length that is not positive, or a focal length,
-            principal point or lens that sends rays nowhere.
+        UserError: sides that are no pixels, a focal length that is not positive, a focal length,
+            principal point or lens that sends rays nowhere, or a lens that has no inverse.
     """
     width, height = camera.width, camera.height
     if not (1 <= width <= _LONGEST_SIDE and 1 <= height <= _LONGEST_SIDE):
@@ -174,7 +175,26 @@ def checked_camera(camera: Camera, where: str) -> Camera:
             f"{camera.cy:g} and lens {list(camera.distortion or ())} send rays nowhere: they are "
             "no camera's"
         )
+    if camera.distortion is not None and (missed := _missed(camera)) > _MISSED:
+        raise UserError(
+            f"{where}: lens {list(camera.distortion)} cannot be inverted: the ray of a pixel comes "
+            f"back {missed:.3g} pixels from it; wrong coefficients, or a picture far wider than "
+            "what they were found on"
+        )
     return camera
+
+
+def _missed(camera: Camera) -> float:
+    """How far, in pixels, the lens puts the rays of pixels from those, at most; of a grid."""
+    assert camera.distortion is not None
+    across = torch.linspace(0.5, camera.width - 0.5, _GRID, dtype=torch.float64)
+    down = torch.linspace(0.5, camera.height - 0.5, _GRID, dtype=torch.float64)
+    y, x = torch.meshgrid(
+        (down - camera.cy) / camera.fy, (across - camera.cx) / camera.fx, indexing="ij"
+    )
+    u, v = distort(*undistort(x, y, camera.distortion), camera.distortion)
+    off = torch.hypot((u - x) * camera.fx, (v - y) * camera.fy)
+    return float(off.nan_to_num(math.inf).max())
 
 
 def _number(found: dict[str, Any], name: str, above: float = -math.inf) -> float:
