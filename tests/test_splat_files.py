@@ -317,3 +317,12 @@ def test_a_file_is_edited_from_the_command_line(
         refused = pds(*rest, "out=refused")
         assert refused.code == 2 and f"{missing}=… is needed" in refused.err
     assert not Path("refused").exists()
+
+
+def test_a_nerf_is_fitted_to_a_file_s_renders(pds: Callable[..., Any]) -> None:
+    figure_file(Path("ball.ply"))
+    answer = pds("fit", "scene=splats", "scene.path=ball.ply", "scene.count=3", "scene.size=24",
+                 "source=a ball", "representation=nerf", "representation.fit.steps=2",
+                 "representation.fit.cache=null", "device=cpu", "out=fitted")  # fmt: skip
+    assert answer.code == 0, answer.err
+    assert Path("fitted/exports/result.safetensors").is_file()

@@ -618,3 +618,45 @@ def test_a_fit_begins_on_the_surface_of_another(scene: ToyboxScene, tmp_path: Pa
         Splats(Elsewhere(size=64, count=2, held_out=1), CPU, initial=str(tmp_path / "run"))
     with pytest.raises(UserError, match="holds no 3D result"):
         Splats(scene, CPU, initial=str(tmp_path))
+
+
+def test_an_anchor_holds_gaussians_where_the_edit_began(scene: ToyboxScene) -> None:
+    view, draw = scene.views[0], torch.Generator()
+    assert Splats(scene, CPU, budget=20).penalty(view, 0.0, draw) is None
+    splats = Splats(scene, CPU, budget=20, anchor=0.5)
+    with torch.no_grad():
+        splats.means.add_(1.0)  # the fit, so to say
+    splats.hold_source()
+    splats.begin_edit()
+    found = splats.penalty(view, 0.0, draw)
+    assert found is not None and float(found) == 0
+    with torch.no_grad():
+        splats.means.add_(splats.scales.exp().mean(1, keepdim=True) * torch.tensor([2.0, 0.0, 0.0]))
+        splats.sh0.add_(0.3 / BASE)
+        splats.opacities.sub_(1.0)
+    found = splats.penalty(view, 0.0, draw)
+    assert found is not None
+    assert float(found) == pytest.approx(0.5 * (4 / 3 + 0.09 + 1), rel=1e-4)
+    found.backward()
+    assert splats.means.grad is not None and bool((splats.means.grad[:, 0] > 0).all())
+
+
+def test_an_anchored_edit_that_was_interrupted_ends_the_same(
+    pds: Callable[..., Any], stopping: Callable[[str, int], None], tiny_backbone: Path
+) -> None:
+    words = ["edit", *SCENE, *SPLATS, "representation.fit.steps=4", "representation.anchor=5",
+             f"representation.fit.cache={Path('fits').resolve()}", "refine=none", "steps=8", "lr=1",
+             f"backbone.model={tiny_backbone}", "prompt=a photo of a robot",
+             "render_every=0"]  # fmt: skip
+    whole = pds(*words, "out=whole")
+    assert whole.code == 0, whole.err
+    free = pds(*[word.replace("anchor=5", "anchor=0") for word in words], "out=free")
+    assert free.code == 0, free.err
+    stopping("edit", 5)
+    assert pds(*words, "out=parts", "checkpoint_every=0").code == 130
+    assert pds("edit", "resume=parts").code == 0
+    ends = [
+        load_checkpoint(Path(run) / layout.RESULT_3D)[0]["means"]
+        for run in ("whole", "parts", "free")
+    ]
+    assert torch.equal(ends[0], ends[1]) and not torch.equal(ends[0], ends[2])

@@ -156,6 +156,9 @@ class SplatsConf(Target):
         text=True,
     )
     parameters: list[str] = option("what an edit may change", choices=SPLAT_PARAMETERS)
+    anchor: float = option(
+        "weight of how far an edit moves Gaussians, each in its own measure", range=NOT_NEGATIVE
+    )
     fit: FitConf = option("how it is fitted to the scene before an edit", FitConf)
 
 

@@ -130,6 +130,9 @@ class Representation(torch.nn.Module, ABC):
             "or loss=dataset_update beside it, which fits a scene to edited views"
         )
 
+    def hold_source(self) -> None:
+        """Called when θ is the source of an edit, in each process that works on the edit."""
+
     def begin_edit(self) -> None:
         """Called before the first step of an edit in this process."""
 

@@ -181,6 +181,8 @@ def check_is_file(path: Path) -> int:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
     if not stat.S_ISREG(facts.st_mode):
         raise UserError(f"{path} is no file: give the splat file itself")
+    if not os.access(path, os.R_OK):
+        raise UserError(f"{path} cannot be read: you have no permission to")
     return facts.st_size
 
 

@@ -114,6 +114,7 @@ def prepare(cfg: DictConfig, run: RunFolder) -> Edit:
         "representation", cfg.representation, scene, backbone, allow_modules=allow
     )
     scene, fitted = started(cfg, scene, representation)
+    representation.hold_source()
     stages = edit_stages(cfg, Parts(scene, representation, backbone, view_words))
     trainer = _trainer(cfg, run, stages, logger)
     if cfg.resume and run.checkpoint.is_file():
@@ -166,6 +167,7 @@ def _fit(cfg: DictConfig, run: RunFolder, edit: Edit) -> None:
             print(f"stopped during the fit; go on with: pds edit resume={run.path}")
             raise KeyboardInterrupt
         edit.fitted = str(place)
+        representation.hold_source()
     print(f"fit: {edit.fitted}")
     if not (cfg.resume and (run.path / layout.TURNTABLE_BEFORE).is_file()):
         _film(cfg, run, representation, layout.TURNTABLE_BEFORE)

@@ -75,6 +75,8 @@ class Splats(Spatial):
             on what its cameras see; None: at the scene's points, or at random.
         parameters: what an edit may change, some of `SPLAT_PARAMETERS`; unless it is all of them,
             Gaussians are not relocated.
+        anchor: weight of `moved` in every step of an edit (GaussianEditor's idea, arXiv 2311.14521,
+            section 4.2, without its generations); 0: they move freely.
         fit: fields of `SplatFit`.
 
     Raises:
@@ -110,6 +112,7 @@ class Splats(Spatial):
         noise: float = 1.0,
         initial: str | None = None,
         parameters: Sequence[str] = SPLAT_PARAMETERS,
+        anchor: float = 0.0,
         fit: Mapping[str, Any] | None = None,
     ) -> None:
         options = {k: v for k, v in locals().items() if k in _OPTIONS}
@@ -145,6 +148,7 @@ class Splats(Spatial):
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
         self.fitting = False
         self._start: str | None = None
+        self._source_of_edit: dict[str, Tensor] = {}
 
     @torch.no_grad()
     def _scatter(self, found: tuple[Tensor, Tensor] | None) -> None:
@@ -218,9 +222,31 @@ class Splats(Spatial):
         """Centres no longer wander, and all harmonics are in use."""
         self.fitting = False
 
+    def hold_source(self) -> None:
+        """What the anchor holds to, where there is one."""
+        if self.options["anchor"]:
+            self._source_of_edit = {n: getattr(self, n).detach().clone() for n in NAMES}
+
+    def penalty(self, view: View, progress: float, generator: torch.Generator) -> Tensor | None:
+        """`anchor` times `moved`; None without an anchor."""
+        return self.options["anchor"] * self.moved() if self._source_of_edit else None
+
+    def moved(self) -> Tensor:
+        """Mean squared change of the Gaussians since the edit began, each kind in its own measure.
+
+        Centres in their own standard deviations, scales and opacities as logarithms and logits,
+        quaternions as they are, colours in [0,1]; the five means are added. One that was relocated
+        counts as if it had moved.
+        """
+        source = self._source_of_edit
+        away = {name: getattr(self, name) - before for name, before in source.items()}
+        away["means"] = away["means"] / source["scales"].exp().mean(1, keepdim=True)
+        away["sh0"] = away["sh0"] * BASE
+        return torch.stack([away[n].square().mean() for n in NAMES if n != "shN"]).sum()
+
     def fit_options(self) -> dict[str, Any]:
         """What shapes a fit, and where points were found."""
-        edit = ("render_size", "parameters")
+        edit = ("render_size", "parameters", "anchor")
         options = {k: v for k, v in self.options.items() if k not in edit}
         return options if self._start is None else {**options, "start": self._start}
 
@@ -353,14 +379,14 @@ class Splats(Spatial):
 
 _OPTIONS = (
     "budget", "sh_degree", "sh_every", "background", "render_size", "antialias", "dssim",
-    "opacity_cost", "scale_cost", "relocate_every", "noise", "parameters",
+    "opacity_cost", "scale_cost", "relocate_every", "noise", "parameters", "anchor",
 )  # fmt: skip
 
 
 def _check(options: Mapping[str, Any]) -> None:
     """UserError for a number out of its range."""
     least = {"budget": 1, "sh_degree": 0, "sh_every": 1, "relocate_every": 0}
-    least |= {"opacity_cost": 0, "scale_cost": 0, "noise": 0, "dssim": 0}
+    least |= {"opacity_cost": 0, "scale_cost": 0, "noise": 0, "dssim": 0, "anchor": 0}
     for name, low in least.items():
         if not options[name] >= low:
             raise UserError(f"representation.{name}={options[name]} must be at least {low}")
