@@ -58,7 +58,8 @@ def edited(editor: Editor, image: Tensor, target: str, source: str = "a") -> Ten
 def test_ddpm_inversion_rebuilds_its_source(guidance: float, strength: float) -> None:
     """The noise maps under the source prompt lead back to x_0, on the toybox backbone."""
     backbone = EmbeddedBackbone("toybox", device="cpu")
-    image = torch.rand(1, 3, 64, 64, generator=generator(4))
+    side = backbone.resolution
+    image = torch.rand(1, 3, side, side, generator=generator(4))
     x0, text = encode(backbone, image), backbone.encode_prompt([MAN])
     editor = DDPMInversion(steps=25, source_guidance=guidance, strength=strength)
     x_t, noise = editor.invert(backbone, x0, text, generator(1))

@@ -202,9 +202,9 @@ def test_ids_brings_the_source_to_its_own_estimate(backbone: MixtureBackbone) ->
 # ---- CDS, on a UNet -----------------------------------------------------------------------------
 
 
-def toybox_problem(seed: int = 0) -> dict[str, Tensor]:
+def toybox_problem(backbone: EmbeddedBackbone, seed: int = 0) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    shape = (1, 16, 16, 16)
+    shape = (1, *backbone.latent_shape)
     x0_src = 0.5 * torch.randn(shape, generator=generator)
     return {
         "x0_src": x0_src,
@@ -226,7 +226,7 @@ def test_contrast_is_least_where_places_agree() -> None:
 
 
 def test_cds_adds_to_dds_and_lowers_the_contrast(toybox: EmbeddedBackbone) -> None:
-    p = toybox_problem()
+    p = toybox_problem(toybox)
     words = ("a photo of a robot", "a photo of a man")
     dds = gradient(DDS(guidance=3.0), toybox, p, *words)
     none = gradient(CDS(guidance=3.0, contrast=0.0), toybox, p, *words)
@@ -246,7 +246,7 @@ def test_cds_adds_to_dds_and_lowers_the_contrast(toybox: EmbeddedBackbone) -> No
 
 def test_for_the_source_itself_cds_is_its_contrast_alone(toybox: EmbeddedBackbone) -> None:
     """Δε̂ is 0 there; the slope of ℓ is not, as places look alike to the features as well."""
-    p = toybox_problem()
+    p = toybox_problem(toybox)
     p["x0_tgt"] = p["x0_src"]
     same = ("a photo of a man", "a photo of a man")
     once, twice = (gradient(CDS(guidance=3.0, contrast=c), toybox, p, *same) for c in (3.0, 6.0))
@@ -270,7 +270,7 @@ def fresh() -> EmbeddedBackbone:
 
 def test_a_new_lora_changes_nothing(fresh: EmbeddedBackbone, toybox: EmbeddedBackbone) -> None:
     """φ begins as the backbone: the gradient is CSD's times ω − 1."""
-    p, words = toybox_problem(), ("a photo of a robot", "a photo of a man")
+    p, words = toybox_problem(fresh), ("a photo of a robot", "a photo of a man")
     expected = 2.0 * gradient(CSD(), toybox, p, *words)
     found = gradient(VSD(guidance=3.0), fresh, p, *words)
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
@@ -278,7 +278,7 @@ def test_a_new_lora_changes_nothing(fresh: EmbeddedBackbone, toybox: EmbeddedBac
 
 def test_the_lora_learns_what_renders_are(fresh: EmbeddedBackbone) -> None:
     """On one image, φ's prediction comes nearer to the noise; the backbone stays as it is."""
-    p, text = toybox_problem(), fresh.encode_prompt(["a photo of a robot"])
+    p, text = toybox_problem(fresh), fresh.encode_prompt(["a photo of a robot"])
     x_t = fresh.add_noise(p["x0_tgt"], p["t"], p["eps"])
     before = fresh.predict_noise(x_t, p["t"], text, 1.0)
     loss = VSD(guidance=1.0, lora_lr=3e-3, lora_steps=20)
@@ -315,7 +315,7 @@ def test_vsd_learns_beside_weights_in_half_precision(tmp_path: Path) -> None:
 
 
 def test_what_vsd_learnt_survives(fresh: EmbeddedBackbone, toybox: EmbeddedBackbone) -> None:
-    p, words = toybox_problem(), ("a photo of a robot", "a photo of a man")
+    p, words = toybox_problem(fresh), ("a photo of a robot", "a photo of a man")
     loss = VSD(guidance=3.0, lora_lr=1e-3)
     gradient(loss, fresh, p, *words)
     state = {k: v.clone() for k, v in loss.state_dict().items()}
@@ -358,7 +358,7 @@ def test_batches(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["dreamcatalyst", "ids"])
 def test_nothing_to_edit_gives_no_gradient(name: str, toybox: EmbeddedBackbone) -> None:
-    p = toybox_problem()
+    p = toybox_problem(toybox)
     p["x0_tgt"] = p["x0_src"]
     assert float(gradient(LOSSES[name], toybox, p, "a man", "a man").abs().max()) < 1e-5
 
