@@ -88,6 +88,7 @@ OWN_VALUES = {
     ("scene/*", "source_prompt"),
     ("scene/*", "source_url"),
     ("scene/*", "path"),
+    ("scene/*", "recommended"),
     ("scene/figurine", "figure"),  # said in full, for those who look
     ("scene/figurine2d", "figure"),
     ("scene/figurine2d", "camera"),
@@ -488,3 +489,19 @@ def test_wrong_keywords_and_names_get_the_nearest() -> None:
     with pytest.raises(UserError, match="no _target_"):
         instantiate("optimizer", {"lr": 1.0})
     assert instantiate("scene", None) is None
+
+
+@pytest.mark.parametrize("verb", ["fit", "edit"])
+def test_captures_have_settings_of_their_own(verb: str) -> None:
+    """The defaults of a NeRF are sized for the toy figure; what a person says goes before both."""
+
+    def settings(*words: str) -> tuple[Any, ...]:
+        cfg: Any = composed(*words, config=verb)
+        nerf = cfg.representation
+        return nerf.grid.levels, nerf.grid.log2_table, nerf.grid.growth, nerf.step, nerf.fit.steps
+
+    assert settings("scene=figurine") == (8, 15, 1.5, 0.03, 300)
+    for scene in ("nerfstudio", "colmap", "blender", "capture", "bear"):
+        assert settings(f"scene={scene}") == (12, 17, 1.4, 0.02, 800)
+    said = ("scene=nerfstudio", "representation.step=0.1", "scene.recommended.nerf.levels=9")
+    assert settings(*said) == (9, 17, 1.4, 0.1, 800)

@@ -73,6 +73,7 @@ class CaptureSceneConf(Target):
     source_url: str | None = option(
         "where the data is, for the message when it is missing", text=True
     )
+    recommended: Any = option("what a representation takes where nothing is said, by its name")
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from typing import Any
 
 from pds_cli.errors import UserError, check_choice
 from pds_cli.options.scenes import SPLITS
@@ -26,6 +27,7 @@ class BlenderScene(CaptureScene):
         eval_every: of those, only every so-many-th is read; the sets have 200.
         radius: the object lies in the cube ± radius, which is all there is.
         source_url: where the data can be had, for the sentence when it is not there.
+        recommended: what a representation takes on the command line; of no use here.
         source_prompt, max_size, background, front: see `CaptureScene`.
 
     Raises:
@@ -44,6 +46,7 @@ class BlenderScene(CaptureScene):
         background: str | Sequence[float] = "white",
         front: float | str | None = None,
         source_url: str | None = None,
+        recommended: Any = None,
     ) -> None:
         check_choice("scene.eval_split", eval_split, SPLITS)
         if eval_every < 1 or not radius > 0:

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -37,6 +38,7 @@ class ColmapScene(CaptureScene):
             photo says nothing; None: no masks.
         downscale: read the images from `<images>_<downscale>`.
         source_url: where the data can be had, for the sentence when it is not there.
+        recommended: what a representation takes on the command line; of no use here.
         source_prompt, max_size, orientation, centre, auto_scale, eval_interval, background, front:
             see `CaptureScene`.
 
@@ -60,6 +62,7 @@ class ColmapScene(CaptureScene):
         background: str | Sequence[float] = "white",
         front: float | str | None = None,
         source_url: str | None = None,
+        recommended: Any = None,
     ) -> None:
         root = scene_folder(path, _LAYOUT, source_url)
         model = _model_folder(root)

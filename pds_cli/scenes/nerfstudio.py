@@ -27,6 +27,7 @@ class NerfstudioScene(CaptureScene):
         path: the folder with `transforms.json`, or such a file.
         downscale: read the images from `images_<downscale>` instead of `images`.
         source_url: where the data can be had, for the sentence when it is not there.
+        recommended: what a representation takes on the command line; of no use here.
         source_prompt, max_size, orientation, centre, auto_scale, eval_interval, background, front:
             see `CaptureScene`. Photos are held out by the file's own lists where it has them.
 
@@ -52,6 +53,7 @@ class NerfstudioScene(CaptureScene):
         background: str | Sequence[float] = "white",
         front: float | str | None = None,
         source_url: str | None = None,
+        recommended: Any = None,
     ) -> None:
         file = scene_folder(path, _LAYOUT, source_url)
         if file.is_dir():
