@@ -676,3 +676,18 @@ def test_the_commands_of_the_docs_work(pds: Callable, verb: Callable, command: s
         assert len(folders) in (3, 4, 9)
     for folder in folders:
         assert '"a' not in got(folder)["prompt"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["fit", "scene=figurine"],
+        ["edit", "scene=figurine", "prompt=x"],
+        ["edit", "scene=image", "scene.path=x.png", "prompt=x", "loss=cds", "backbone=mixture"],
+    ],
+)
+def test_a_config_can_be_shown_with_everything_filled_in(pds: Callable, words: list[str]) -> None:
+    shown = pds(*words, "--cfg", "job", "--resolve")
+    assert shown.code == 0, shown.err
+    assert "${" not in shown.out
+    assert "\n    strength:\n" in shown.out or "scene=image" in words
