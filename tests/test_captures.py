@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import struct
 import sys
@@ -147,6 +148,70 @@ def test_what_is_seen_through_lenses_can_be_straightened(varied: Photos, tmp_pat
     straight.undistort()  # there is nothing left to do
     for once, twice in zip(scene.views, straight.views, strict=True):
         assert torch.equal(once.image, twice.image)  # type: ignore[arg-type]
+
+
+BENT = {
+    "OPENCV_FISHEYE": (0, 1, 2, 3, 0.05, -0.01, 0.002, 0.0),
+    "SIMPLE_RADIAL_FISHEYE": (0, 2, 3, 0.06),
+    "FULL_OPENCV": (0, 1, 2, 3, 0.2, 0.05, 0.01, -0.005, 0.0, 0.12, 0.0, 0.0),
+    "THIN_PRISM_FISHEYE": (0, 1, 2, 3, 0.04, 0.0, 0.004, -0.003, 0.0, 0.0, 0.01, -0.01),
+}
+"""Camera model → its parameters; whole numbers stand for fx, fy, cx, cy."""
+
+
+def bent(shot: Shot, picture: Any, kind: str) -> tuple[Any, list[float]]:
+    """A pinhole photo as a lens of this kind would have taken it, and the lens's parameters."""
+    import pycolmap
+
+    plain = (shot.fx, shot.fy, shot.cx, shot.cy)
+    numbers = [plain[n] if isinstance(n, int) else n for n in BENT[kind]]
+    lens = pycolmap.Camera(model=kind, width=shot.width, height=shot.height, params=numbers)
+    across, down = np.meshgrid(np.arange(shot.width) + 0.5, np.arange(shot.height) + 0.5)
+    places = np.stack([across, down], -1).reshape(-1, 2)
+    rays = np.asarray(lens.cam_from_img(places))[:, :2]
+    pixels = rays * plain[:2] + plain[2:]
+    grid = torch.from_numpy(2 * pixels / [shot.width, shot.height] - 1)
+    image = torch.from_numpy(np.ascontiguousarray(picture)).movedim(-1, 0)[None].double()
+    seen = torch.nn.functional.grid_sample(
+        image, grid.view(1, shot.height, shot.width, 2), align_corners=False
+    )
+    return seen[0].movedim(0, -1).round().byte().numpy(), numbers
+
+
+@pytest.mark.parametrize("kind", BENT)
+def test_photos_through_other_lenses_are_straightened(
+    plain: Photos, tmp_path: Path, kind: str
+) -> None:
+    """What pycolmap knows of a lens, it tells of the photo; the camera is a pinhole one."""
+    needs_pycolmap()
+    pairs = [bent(s, p, kind) for s, p in zip(plain.shots, plain.pictures, strict=True)]
+    folder = write_colmap_text(tmp_path, plain.shots, [picture for picture, _ in pairs])
+    lines = [
+        f"{i} {kind} {s.width} {s.height} {' '.join(map(str, numbers))}"
+        for i, (s, (_, numbers)) in enumerate(zip(plain.shots, pairs, strict=True), start=1)
+    ]
+    (folder / "sparse/0/cameras.txt").write_text("\n".join(lines) + "\n")
+    scene = ColmapScene(folder)
+    found = misses(all_views(scene), scene.transform.points(POINTS))
+    assert len(found) >= 15 and max(found) < 0.5, sorted(found)
+    assert all(view.camera and view.camera.distortion is None for view in scene.views)
+    if kind == "OPENCV_FISHEYE":
+        content = read_json(write_nerfstudio(tmp_path / "ours", plain.shots, [p for p, _ in pairs]))
+        for frame in content["frames"]:
+            frame |= dict(zip(("k1", "k2", "k3", "k4"), BENT[kind][4:], strict=True))
+        write_json(tmp_path / "ours", content | {"camera_model": kind})
+        ours = NerfstudioScene(tmp_path / "ours")
+        found = misses(all_views(ours), ours.transform.points(POINTS))
+        assert len(found) >= 15 and max(found) < 0.5, sorted(found)
+
+
+def test_without_pycolmap_its_lenses_are_named(
+    plain: Photos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_nerfstudio(tmp_path, plain.shots[:3], plain.pictures[:3], is_fisheye=True)
+    monkeypatch.setitem(sys.modules, "pycolmap", None)
+    with pytest.raises(UserError, match=r"model OPENCV_FISHEYE is read with pycolmap.*undistort"):
+        NerfstudioScene(folder)
 
 
 def test_what_a_lens_does_not_show_is_masked() -> None:
@@ -696,8 +761,6 @@ WRONG: dict[str, tuple[Callable[[Any], None], str]] = {
     "no width": (frame_change(w=0), THIRD + "w, h is 0"),
     "centre": (frame_change(cx=math.inf), THIRD + "cx is inf"),
     "lens": (frame_change(k1="round"), THIRD + "k1 is 'round'"),
-    "fisheye": (frame_change(camera_model="OPENCV_FISHEYE"), THIRD + "camera_model OPENCV_FISHEYE"),
-    "fisheye flag": (everywhere(is_fisheye=True), "camera_model fisheye is not supported"),
     "panorama": (everywhere(camera_model="EQUIRECTANGULAR"), "camera_model EQUIRECTANGULAR"),
     "turned": (frame_change(w=96, h=128), r"frame images/photo_02\.png: image .* 128×96 .* 96×128"),
     "twice": (
@@ -908,9 +971,13 @@ def test_options_out_of_range_are_named(
 def test_colmap_models_that_cannot_be_used_are_named(plain: Photos, tmp_path: Path) -> None:
     needs_pycolmap()
     shots, pictures = plain.shots[:3], plain.pictures[:3]
-    fisheye = write_colmap_text(tmp_path / "fisheye", shots, pictures, "OPENCV_FISHEYE")
-    with pytest.raises(UserError, match=r"photo_0\d\.png: camera model OPENCV_FISHEYE"):
-        ColmapScene(fisheye)
+    wide = write_colmap_text(tmp_path / "wide", shots, pictures)
+    file = wide / "sparse/0/cameras.txt"
+    file.write_text(
+        re.sub(r"OPENCV (\d+) (\d+) .*", r"EQUIRECTANGULAR \1 \2 1 1", file.read_text())
+    )
+    with pytest.raises(UserError, match=r"photo_0\d\.png: .* is no EQUIRECTANGULAR"):
+        ColmapScene(wide)
     gone = write_colmap_text(tmp_path / "gone", shots, pictures)
     for file in (gone / "images").iterdir():
         file.unlink()

@@ -23,6 +23,7 @@ from pds_cli.pictures.files import read_image, resize
 from pds_cli.progress import Progress
 from pds_cli.reading import label
 from pds_cli.scenes.base import Scene, checked_front
+from pds_cli.scenes.lenses import Straightened
 from pds_cli.scenes.photos import SUFFIXES, listed
 from pds_cli.views.cameras import Camera
 from pds_cli.views.poses import (
@@ -65,6 +66,7 @@ class Frame:
     camera: of the image at the size that the file speaks of, in the file's world.
     mask: an image file, 0 where the photo says nothing of the scene; None: all of it counts.
     split: `train` or `eval` where the file has such lists, else None.
+    straight: makes the image that the camera sees of the file's; None: that is it.
     """
 
     name: str
@@ -72,6 +74,14 @@ class Frame:
     camera: Camera
     mask: Path | None = None
     split: str | None = None
+    straight: Straightened | None = None
+
+    @property
+    def stored_size(self) -> tuple[int, int]:
+        """Width and height of the file's image, as the capture's file speaks of it."""
+        if self.straight is None:
+            return self.camera.width, self.camera.height
+        return self.straight.lens.width, self.straight.lens.height
 
 
 class CaptureScene(Scene):
@@ -304,7 +314,7 @@ def read_view(
     found = read_image(frame.path)
     assert found.image is not None
     picture = found.image if found.alpha is None else torch.cat([found.image, found.alpha])
-    picture = _for_camera(picture, frame.path, frame.camera, f"{where}: image")
+    picture = _as_seen(picture, frame.path, frame, f"{where}: image")
     height, width = _within(picture, max_size)
     image, alpha = picture[:3], picture[3:] if len(picture) > 3 else None
     if alpha is not None:
@@ -314,7 +324,7 @@ def read_view(
     if frame.mask is not None:
         seen = read_image(frame.mask).image
         assert seen is not None
-        seen = _for_camera(seen, frame.mask, frame.camera, f"{where}: mask")
+        seen = _as_seen(seen, frame.mask, frame, f"{where}: mask")
         counted = (seen.amax(0, keepdim=True) > 0).float()
         mask = (resize(counted, height, width) >= 0.5).float()
     camera = frame.camera.scaled(height, width).moved(pose)
@@ -328,22 +338,23 @@ def _within(picture: Tensor, longest: int | None) -> tuple[int, int]:
     return max(1, round(height * factor)), max(1, round(width * factor))
 
 
-def _for_camera(picture: Tensor, path: Path, camera: Camera, what: str) -> Tensor:
-    """The image [C,H,W] in the rows and columns that the camera speaks of.
+def _as_seen(picture: Tensor, path: Path, frame: Frame, what: str) -> Tensor:
+    """The image [C,H,W] of a file as the frame's camera sees it.
 
     Structure from motion works on pixels as they are stored, and read images are upright: where
     the stored form fits the camera, the EXIF rotation is undone.
     """
+    across, down = frame.stored_size
     stored = _AS_STORED.get(_exif_orientation(path), lambda image: image)(picture)
     for candidate in (stored, picture):
         height, width = candidate.shape[-2:]
         # Copies at a fraction of the size are rounded: up to a pixel either way.
-        if abs(width * camera.height - height * camera.width) <= camera.width + camera.height:
-            return candidate
+        if abs(width * down - height * across) <= across + down:
+            return candidate if frame.straight is None else frame.straight(candidate)
     height, width = stored.shape[-2:]
     raise UserError(
-        f"{what} {path} is {width}×{height} pixels, and its camera (w, h) is "
-        f"{camera.width}×{camera.height}: the same shape, at any scale, would be right"
+        f"{what} {path} is {width}×{height} pixels, and its camera (w, h) is {across}×{down}: the "
+        "same shape, at any scale, would be right"
     )
 
 

@@ -14,6 +14,7 @@ from pds_cli.errors import UserError
 from pds_cli.reading import label
 from pds_cli.scenes.capture import CaptureScene, Frame, looks_like, scene_folder
 from pds_cli.scenes.colmap_model import Photo, photo_count, read_model, read_points
+from pds_cli.scenes.lenses import Straightened
 from pds_cli.scenes.photos import NotThere, image_path, say_left_out
 from pds_cli.views.cameras import Camera, checked_camera
 
@@ -80,28 +81,28 @@ class ColmapScene(CaptureScene):
         )
 
 
-def camera_of(photo: Photo, where: str) -> Camera:
+def camera_of(photo: Photo, where: str, straight: Straightened | None = None) -> Camera:
     """A photo's camera, in the model's world.
 
     COLMAP's cameras look along +z with y downwards, ours along −z with y upwards.
 
+    Args:
+        straight: of a lens that has no place in `Camera`; the camera is its pinhole one then.
+
     Raises:
-        UserError: a camera model that is not perspective, or numbers that no camera has.
+        UserError: numbers that no camera has.
     """
-    lens = photo.lens
-    if lens.kind not in PARAMETERS:
-        raise UserError(
-            f"{where}: camera model {lens.kind} is not supported: undistort the photos "
-            f"(colmap image_undistorter) or use one of {', '.join(PARAMETERS)}"
-        )
-    fx, fy, cx, cy, *bent = (lens.parameters[index] for index in PARAMETERS[lens.kind])
+    lens, bent = photo.lens, []
+    if straight is None:
+        fx, fy, cx, cy, *bent = (lens.parameters[i] for i in PARAMETERS[lens.kind])
+        width, height = lens.width, lens.height
+    else:
+        fx, fy, cx, cy, width, height = straight.intrinsics
     turned = photo.world_to_camera[:, :3].T
     pose = torch.cat([turned, -turned @ photo.world_to_camera[:, 3:]], -1)
     pose[:, 1:3] *= -1
     distortion = (*bent, *[0.0] * (6 - len(bent))) if any(bent) else None
-    camera = Camera(
-        pose, fx, fy, cx, cy, lens.width, lens.height, distortion  # type: ignore[arg-type]
-    )  # fmt: skip
+    camera = Camera(pose, fx, fy, cx, cy, width, height, distortion)  # type: ignore[arg-type]
     return checked_camera(camera, where)
 
 
@@ -158,6 +159,9 @@ def _frames(
         mask = None
         if masks is not None:
             mask = image_path(root, f"{masks}/{photo.name}.png", where, "mask")
-        frames.append(Frame(photo.name, path, camera_of(photo, where), mask))
+        known = photo.lens.kind in PARAMETERS
+        straight = None if known else Straightened(photo.lens, where)
+        camera = camera_of(photo, where, straight)
+        frames.append(Frame(photo.name, path, camera, mask, straight=straight))
     say_left_out(missing, len(frames), str(root))
     return frames

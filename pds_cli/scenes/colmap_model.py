@@ -19,6 +19,7 @@ from torch import Tensor
 
 from pds_cli.errors import UserError
 from pds_cli.reading import brief
+from pds_cli.scenes.lenses import Lens
 from pds_cli.views.poses import rotations
 
 # COLMAP's camera models by number: their names and how many parameters they have.
@@ -33,16 +34,6 @@ _LONGEST_NAME = 4096
 _LONGEST_LINE = 16 * 2**20  # a line of images.txt has all the points of a photo
 _POINT = 24  # bytes of one of a photo's points
 _SEEN = 8  # bytes that say where one of the model's points is seen
-
-
-@dataclass(frozen=True)
-class Lens:
-    """A camera of the model: the name of its kind, its picture's size, and its parameters."""
-
-    kind: str
-    width: int
-    height: int
-    parameters: tuple[float, ...]
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,9 @@ from pds_cli.pictures.pillow import HEIC, decode_image, open_image, write_pillow
 from pds_cli.progress import Progress
 from pds_cli.runs.ownership import owns
 from pds_cli.scenes.colmap import PARAMETERS, camera_of
-from pds_cli.scenes.colmap_model import Lens, Photo
+from pds_cli.scenes.colmap_model import Photo
 from pds_cli.scenes.film import FILMS, frame_count, is_film, pick_frames
+from pds_cli.scenes.lenses import Lens
 from pds_cli.scenes.photos import SUFFIXES
 from pds_cli.scenes.point_cloud import write_point_cloud
 from pds_cli.views.cameras import Camera

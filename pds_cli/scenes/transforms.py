@@ -15,11 +15,13 @@ from typing import Any
 from pds_cli.errors import UserError
 from pds_cli.reading import brief, label, read_json
 from pds_cli.scenes.capture import Frame
+from pds_cli.scenes.lenses import Lens, Straightened
 from pds_cli.scenes.photos import NotThere, image_path, say_left_out, stored_size
 from pds_cli.views.cameras import Camera, checked_camera
 from pds_cli.views.poses import checked_pose
 
 _PERSPECTIVE = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "PERSPECTIVE")
+_FISHEYE = "OPENCV_FISHEYE"
 _LENS = ("k1", "k2", "p1", "p2", "k3", "k4")
 
 
@@ -66,8 +68,8 @@ def frames_of(
         if mask is not None:
             mask = image_path(file.parent, mask, where, "mask_path", downscale)
         fields = {**found, **item}
-        camera = _camera(fields, path, downscale or 1, where)
-        frames.append(Frame(str(name), path, camera, mask, split))
+        camera, straight = _camera(fields, path, downscale or 1, where)
+        frames.append(Frame(str(name), path, camera, mask, split, straight))
     say_left_out(missing, len(frames), str(file))
     return frames
 
@@ -103,13 +105,16 @@ def split_of(file: Path, found: dict[str, Any], frames: list[Frame]) -> list[Fra
     return [replace(frame, split=splits[name]) for name, frame in named if name in splits]
 
 
-def _camera(fields: dict[str, Any], path: Path, downscale: int, where: str) -> Camera:
+def _camera(
+    fields: dict[str, Any], path: Path, downscale: int, where: str
+) -> tuple[Camera, Straightened | None]:
+    """A frame's camera, and what straightens its photo where that is one of a fisheye."""
     model = fields.get("camera_model", "OPENCV")
-    if model not in _PERSPECTIVE or fields.get("is_fisheye"):
-        said = label(model)
+    fisheye = model == _FISHEYE or bool(fields.get("is_fisheye"))
+    if model not in _PERSPECTIVE and not fisheye:
         raise UserError(
-            f"{where}: camera_model {'fisheye' if fields.get('is_fisheye') else said} is not "
-            f"supported: undistort the photos to one of {', '.join(_PERSPECTIVE[:-1])} first"
+            f"{where}: camera_model {label(model)} is not supported: undistort the photos to one "
+            f"of {', '.join(_PERSPECTIVE[:-1])} first"
         )
     width, height = fields.get("w"), fields.get("h")
     if width is None or height is None:
@@ -121,19 +126,15 @@ def _camera(fields: dict[str, Any], path: Path, downscale: int, where: str) -> C
         raise UserError(f"{where}: fl_x (or camera_angle_x) is missing: the focal length in pixels")
     cx = _number(fields.get("cx", width / 2), "cx", where)
     cy = _number(fields.get("cy", height / 2), "cy", where)
-    lens = tuple(_number(fields.get(key, 0.0), key, where) for key in _LENS)
-    pose = checked_pose(fields.get("transform_matrix"), where)
-    camera = Camera(
-        pose,
-        fx,
-        fy,
-        cx,
-        cy,
-        round(width),
-        round(height),
-        lens if any(lens) else None,  # type: ignore[arg-type]
-    )
-    return checked_camera(camera, where)
+    lens = {key: _number(fields.get(key, 0.0), key, where) for key in _LENS}
+    pose, size = checked_pose(fields.get("transform_matrix"), where), (round(width), round(height))
+    if fisheye:
+        bent = tuple(lens[key] for key in ("k1", "k2", "k3", "k4"))
+        straight = Straightened(Lens(_FISHEYE, *size, (fx, fy, cx, cy, *bent)), where)
+        return checked_camera(Camera(pose, *straight.intrinsics), where), straight
+    found = tuple(lens.values()) if any(lens.values()) else None
+    camera = Camera(pose, fx, fy, cx, cy, *size, found)  # type: ignore[arg-type]
+    return checked_camera(camera, where), None
 
 
 def _says_focal(fields: dict[str, Any], axis: str) -> bool:
