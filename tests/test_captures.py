@@ -841,6 +841,7 @@ def renamed(content: Any, change: Callable[[str], str]) -> None:
         lambda name: name.replace("/", "\\"),
         lambda name: f"/home/somebody/capture/{name}",
         lambda name: "C:\\Users\\me\\capture\\" + name.replace("/", "\\"),
+        lambda name: f"/data/raw/{name.rpartition('/')[2]}",
         lambda name: name.removesuffix(".png"),
         lambda name: name.replace(".png", ".PNG"),
     ],

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -57,7 +58,8 @@ def image_path(
     r"""The image file `name` below the folder `root`.
 
     A missing suffix is found, and one in other letters; names of Windows (`images\a.jpg`), and
-    whole paths of another machine whose end is a path below `root`.
+    whole paths of another machine whose end is a path below `root`, or whose name stands below
+    it once.
 
     Args:
         where: the file and the frame, for the sentence.
@@ -108,6 +110,19 @@ def _places(root: Path, name: str) -> Iterator[Path]:
         parts = listed(name).parts
         for first in range(len(parts)):
             yield Path(os.path.normpath(root.joinpath(*parts[first:])))
+        alike = _by_name(root).get(parts[-1].lower(), []) if parts else []
+        yield from alike if len(alike) == 1 else ()
+
+
+@lru_cache(maxsize=4)
+def _by_name(root: Path) -> dict[str, list[Path]]:
+    """The pictures below a folder, by their names in small letters."""
+    found: dict[str, list[Path]] = {}
+    for folder, _, names in os.walk(root):
+        for name in names:
+            if name.lower().endswith(SUFFIXES):
+                found.setdefault(name.lower(), []).append(Path(folder, name))
+    return found
 
 
 def _file_like(path: Path, any_suffix: bool) -> Path | None:
