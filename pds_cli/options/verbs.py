@@ -113,6 +113,16 @@ class EditConfig(ResumableConfig):
         range=EVERY,
     )
     early_stop: EarlyStopConf = option("when the edit ends before its steps do", EarlyStopConf)
+    mask: str | None = option(
+        "picture, or folder of one a view, whose white may change; null: all may", None, text=True
+    )
+    mask_box: Any = option(
+        "of a 3D scene: corners x,y,z,x,y,z of what may change; null: all may",
+        None,
+        or_else="[x,y,z,x,y,z]",
+        range=FINITE,
+        example=(0, 0, 0, 1, 1, 1),
+    )
     view_prompts: ViewPromptsConf = option(
         "prompts that say from where a view looks", ViewPromptsConf
     )

@@ -14,6 +14,7 @@ from pds_cli.pictures.files import from_over_white, resize, write_image
 from pds_cli.representations.base import Representation
 from pds_cli.runs import layout
 from pds_cli.scenes.base import Scene
+from pds_cli.scenes.limits import within
 from pds_cli.views.view import View
 
 # A change of this size (of 1, blurred) replaces the original's fine detail altogether.
@@ -58,6 +59,7 @@ class ImageRepresentation(Representation):
         check_choice("representation.parametrisation", parametrisation, PARAMETRISATIONS)
         check_choice("representation.initial", initial, INITIALS)
         self.view = _only_view(scene)
+        self._scene = scene
         self.parametrisation = parametrisation
         self.export_detail = export_detail and initial == "source"
         # The backbone is a tool here, not a part: it stays out of parameters and checkpoints.
@@ -78,6 +80,13 @@ class ImageRepresentation(Representation):
         if self.parametrisation == "pixels":
             return self.theta
         return self.backbone.decode_latent(self.theta).clamp(0, 1)
+
+    @torch.no_grad()
+    def render_full(self, view: View) -> Tensor:
+        """See `Representation.render_full`; at the working size."""
+        image, source = self.render(view)[0].clamp(0, 1), self.view.image
+        assert source is not None
+        return self._limited(image, resize(source.to(image), *image.shape[-2:]))
 
     def render_latent(self, view: View) -> Tensor | None:
         """θ itself, x_0 [1,C,h',w'], for `latent`; None for `pixels`."""
@@ -118,7 +127,8 @@ class ImageRepresentation(Representation):
 
         With `export_detail`: enlarged render + m · (source − enlarged start), m falling from 1
         where nothing changed to 0 where the change is large, so that no edge of the removed
-        content shines through what was painted over it.
+        content shines through what was painted over it. Outside of the scene's limits it is the
+        source itself.
         """
         source = self.view.image
         assert source is not None
@@ -134,7 +144,12 @@ class ImageRepresentation(Representation):
             )
             keep = (1 - resize(change, height, width) / _FULL_CHANGE).clamp(0, 1)[0]
             result = result + keep * detail
-        return result.clamp(0, 1)
+        return self._limited(result.clamp(0, 1), source)
+
+    def _limited(self, image: Tensor, source: Tensor) -> Tensor:
+        """An image [3,H,W], with the source's own pixels where nothing may change."""
+        limit = self._scene.limits.get(self.view.name)
+        return image if limit is None else within(limit, image, source)
 
     def _first(self, initial: str) -> Tensor:
         backbone, source = self.backbone, self.view.image

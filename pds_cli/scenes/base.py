@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
@@ -25,6 +26,9 @@ class Scene(ABC):
     """Where the front of a 3D scene is, as `Compass.of` of `pds_cli.views.directions` takes it."""
     sparse_points: tuple[Tensor, Tensor] | None = None
     """Places [N,3] on what is seen and their colours [N,3] in [0,1], where the capture has some."""
+
+    limits: Mapping[str, Tensor] = MappingProxyType({})
+    """A view's name → where an edit may change it, see `read_limits`; empty: everywhere."""
 
     @property
     @abstractmethod

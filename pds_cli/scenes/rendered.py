@@ -23,7 +23,7 @@ class RenderedScene(Scene):
 
     def __init__(self, scene: Scene, render: Callable[[View], Tensor], source_prompt: str) -> None:
         self.source_prompt, self.transform = source_prompt, scene.transform
-        self.front = scene.front
+        self.front, self.limits = scene.front, scene.limits
         self._region = scene.region
         edited = {view.name for view in scene.edit_views}
         self._views = []

@@ -24,6 +24,7 @@ from pds_cli.progress import Progress
 from pds_cli.representations.base import Representation
 from pds_cli.runs.checkpoint import under, with_prefix
 from pds_cli.scenes.base import Scene
+from pds_cli.scenes.limits import within
 from pds_cli.seeds import step_generator
 from pds_cli.training.prompts import ViewPrompts
 from pds_cli.training.trainer import Idle, Objective
@@ -94,6 +95,7 @@ class DatasetUpdateObjective(Objective):
         group: str = "loss",
     ) -> None:
         self.views: Sequence[View] = list(scene.views)
+        self.limits = scene.limits
         edited = {view.name for view in scene.edit_views}
         self.redrawable = [i for i, view in enumerate(self.views) if view.name in edited]
         if editor is None:
@@ -222,6 +224,8 @@ class DatasetUpdateObjective(Objective):
             found = resize(edited[k], *size)
             if self.keep_detail:
                 found = before.to(found) + found - resize(same[k], *size)
+            if (limit := self.limits.get(self.views[index].name)) is not None:
+                found = within(limit, found, before)
             self._edited[index] = _to_bytes(found)
 
     def _given(self, index: int) -> Tensor:

@@ -15,6 +15,7 @@ from pds_cli.pictures.files import resize
 from pds_cli.representations.base import Representation
 from pds_cli.runs.checkpoint import under, with_prefix
 from pds_cli.scenes.base import Scene
+from pds_cli.scenes.limits import places
 from pds_cli.seeds import step_generator
 from pds_cli.training.prompts import ViewPrompts
 from pds_cli.training.trainer import Idle, Objective
@@ -63,7 +64,7 @@ class EditObjective(Objective):
                 f"batch_size={batch_size} asks for more draws a step than "
                 f"loss.source_bank={loss.source_bank} holds; set it to {batch_size} or more"
             )
-        self.views = list(scene.edit_views)
+        self.views, self.limits = list(scene.edit_views), scene.limits
         self.representation, self.backbone, self.distillation = representation, backbone, loss
         self.texts = ViewPrompts(backbone, text_tgt, text_src)
         self.batch_size, self.hold_view, self.seed = batch_size, max(1, hold_view), seed
@@ -94,6 +95,8 @@ class EditObjective(Objective):
         x0 = self.target_latent(view)
         out = self._distil(view, x0.detach(), progress, generator)
         grad = out.grad.reshape(self.batch_size, *x0.shape).mean(0)
+        if (limit := self.limits.get(view.name)) is not None:
+            grad = grad * places(limit, *grad.shape[-2:]).to(grad)
         scalar = inject(x0, grad)
         logs = {k: v for k, v in out.logs.items() if k != "grad_norm"}
         logs = {"loss": float(scalar.detach()), **logs}

@@ -11,6 +11,7 @@ from pds_cli.backbones.base import Backbone, Text
 from pds_cli.editors.base import Editor, check_draws_images
 from pds_cli.representations.base import Representation
 from pds_cli.scenes.base import Scene
+from pds_cli.scenes.limits import within
 from pds_cli.training.prompts import ViewPrompts
 from pds_cli.training.trainer import Idle, Objective
 
@@ -37,7 +38,7 @@ class EditorObjective(Objective):
         text_src: Text | None,
     ) -> None:
         check_draws_images(backbone, "an editor")
-        self.views = list(scene.edit_views)
+        self.views, self.limits = list(scene.edit_views), scene.limits
         self.representation, self.backbone, self.editor = representation, backbone, editor
         self.texts = ViewPrompts(backbone, text_tgt, text_src)
 
@@ -67,6 +68,8 @@ class EditorObjective(Objective):
                 edited = self.editor.edit(
                     self.backbone, image, image, *self.texts(view), generator=generator
                 )
+            if (limit := self.limits.get(view.name)) is not None:
+                edited = within(limit, edited, image)
             self.representation.show(view, edited)
             moved.append(float((edited - image).square().mean().sqrt()))
         still = sum((p.sum() * 0 for p in self.representation.parameters()), torch.zeros(()))

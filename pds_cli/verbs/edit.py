@@ -93,6 +93,7 @@ def prepare(cfg: DictConfig, run: RunFolder) -> Edit:
 
     from pds_cli.backbones.base import resolve_device, warn_unknown_words
     from pds_cli.instantiate import instantiate
+    from pds_cli.scenes.limits import read_limits
     from pds_cli.training.prompts import words_of_views
     from pds_cli.training.stages import Parts, edit_stages
     from pds_cli.training.trainer import check_optimizer
@@ -113,6 +114,7 @@ def prepare(cfg: DictConfig, run: RunFolder) -> Edit:
     representation = instantiate(
         "representation", cfg.representation, scene, backbone, allow_modules=allow
     )
+    scene.limits = read_limits(cfg.mask, cfg.mask_box, scene)  # of views as they are drawn
     scene, fitted = started(cfg, scene, representation)
     representation.hold_source()
     stages = edit_stages(cfg, Parts(scene, representation, backbone, view_words))
