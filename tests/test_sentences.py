@@ -206,7 +206,8 @@ def built(cfg: DictConfig) -> tuple[Any, Any]:
         return update, representation
     if cfg.editor._target_ is not None:
         return EditorObjective.__new__(EditorObjective), representation
-    scene: Any = SimpleNamespace(edit_views=[None] * (2 if issubclass(kind, Spatial) else 1))
+    views = [None] * (2 if issubclass(kind, Spatial) else 1)
+    scene: Any = SimpleNamespace(edit_views=views, limits={})
     nothing: Any = None
     loss = instantiate("loss", cfg.loss)
     return EditObjective(scene, nothing, nothing, loss, nothing, nothing), representation

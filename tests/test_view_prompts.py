@@ -352,7 +352,11 @@ def test_options_without_effect_are_said() -> None:
         edit_config(on, editor=SDEDIT),
         edit_config(on, editor=INSTRUCT, refined=True),
     ):
-        assert idle(config, said) == []
+        assert idle(config, said) == [Idle("view_prompts.camera", "what knows no cameras")]
+        assert idle(config, said, {"view_0": (0.0, 10.0)}) == []
+    assert Idle("view_prompts.camera", "what knows no cameras") in idle(edit_config(), {})
+    told = idle(edit_config(), {}, {"view_0": (0.0, 10.0)})
+    assert not {"scene.front", "view_prompts.camera"} & {remark.key for remark in told}
 
 
 # --- captions of the toybox ----------------------------------------------------------------------

@@ -96,11 +96,13 @@ class Backbone(torch.nn.Module, ABC):
         schedule: how noise is added; set by the class's `__init__`.
         resolution: side in pixels of the square images that the backbone was trained on.
         draws_images: False where x_0 is no picture in RGB, but a point, say: editors refuse it.
+        knows_cameras: it can be told from where a picture looks, see `with_camera`.
     """
 
     schedule: Schedule
     resolution: int
     draws_images: bool = True
+    knows_cameras: bool = False
 
     @property
     def device(self) -> torch.device:
@@ -147,6 +149,16 @@ class Backbone(torch.nn.Module, ABC):
         """What encoded prompts mean for a picture of `view`, with the same batch.
 
         The text as it is, unless the backbone knows from where it looks.
+        """
+        return text
+
+    def with_camera(self, text: Text, azimuth: float, elevation: float) -> Text:
+        """What encoded prompts mean for a picture from there; the same where it is not known.
+
+        Args:
+            azimuth, elevation: degrees, from the scene's front and above its horizon.
+
+        Source: Shi et al., MVDream, arXiv 2308.16512, section 3.2.
         """
         return text
 

@@ -8,6 +8,7 @@ a folder: see `pds_cli.backbones.adapter`.
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -27,6 +28,7 @@ from pds_cli.errors import UserError
 from pds_cli.reading import read_json, read_object
 from pds_cli.weights import PACKED, read_weights
 
+CAMERA = 4  # numbers that tell a UNet of a camera
 _LARGEST = 4096
 _SIZES = (
     *("block_out_channels", "layers_per_block", "in_channels", "out_channels", "sample_size"),
@@ -72,6 +74,19 @@ def encode_text(text_encoder: Any, ids: Tensor) -> dict[str, Tensor]:
     return {"tokens": tokens, "pooled": (tokens * words).sum(1) / words.sum(1)}
 
 
+def camera_features(azimuth: float, elevation: float) -> Tensor:
+    """What a UNet is told of a camera, [CAMERA]: that it is known, and the direction it is in.
+
+    All are 0 of one that is not known.
+
+    Args:
+        azimuth, elevation: degrees, from the front and above the horizon, as `Compass.angles`.
+    """
+    a, e = math.radians(azimuth), math.radians(elevation)
+    level = math.cos(e)
+    return torch.tensor([1.0, level * math.sin(a), level * math.cos(a), math.sin(e)])
+
+
 def predict_velocity(
     unet: Any,
     schedule: Schedule,
@@ -85,7 +100,8 @@ def predict_velocity(
 
     Args:
         spread: of the latents' channels [C], for `Schedule.preconditioning`; None: none.
-        cond: `tokens` and `pooled` of `encode_text`.
+        cond: `tokens` and `pooled` of `encode_text`, and `camera` [N,CAMERA] of `camera_features`
+            for a UNet that takes it; missing, no camera is known.
         beside: what a model by instruction sees beside the latents, [N,C,h,w].
     """
     factors = None if spread is None else schedule.preconditioning(t, x_t, spread)
@@ -94,6 +110,9 @@ def predict_velocity(
     dtype = unet.dtype  # its own, whatever that of x_t is
     x_in = x_in.to(dtype).contiguous(memory_format=torch.channels_last)
     tokens, pooled = (cond[key].to(dtype) for key in ("tokens", "pooled"))
+    if told := unet.config.projection_class_embeddings_input_dim - pooled.shape[1]:
+        camera = cond["camera"].to(pooled) if "camera" in cond else pooled.new_zeros(1, told)
+        pooled = torch.cat([pooled, camera.expand(len(pooled), -1)], 1)
     found: Tensor = unet(x_in, t, tokens, class_labels=pooled).sample.to(x_t.dtype)
     return found if factors is None else factors[1] * x_t + factors[2] * found
 
@@ -158,6 +177,8 @@ class EmbeddedBackbone(Backbone):
         self.unet, self.text_encoder, self.vae = unet, text_encoder, vae
         self.tokenizer = tokenizer
         self.schedule = Schedule(alphas_cumprod.float())
+        told = unet.config.projection_class_embeddings_input_dim
+        self.knows_cameras = told > text_encoder.config.hidden_size
         self.patch = int(vae.config.patch)
         self.resolution = int(unet.config.sample_size) * self.patch
 
@@ -212,8 +233,18 @@ class EmbeddedBackbone(Backbone):
         """
         ids = self.token_ids([*prompts, negative])
         encoded = encode_text(self.text_encoder, ids)
+        if self.knows_cameras:
+            encoded["camera"] = encoded["pooled"].new_zeros(len(ids), CAMERA)
         null = {k: v[-1:].expand(len(prompts), *v.shape[1:]) for k, v in encoded.items()}
         return Text({k: v[:-1] for k, v in encoded.items()}, null)
+
+    def with_camera(self, text: Text, azimuth: float, elevation: float) -> Text:
+        """See `Backbone.with_camera`; both halves of the guidance are told."""
+        if not self.knows_cameras:
+            return text
+        told = camera_features(azimuth, elevation).to(text.cond["camera"])
+        camera = {"camera": told.expand(len(text), -1)}
+        return Text({**text.cond, **camera}, {**text.null, **camera})
 
     def unknown_words(self, prompt: str) -> dict[str, list[str]]:
         """The words of `prompt` that the model never saw, each with the nearest known ones.

@@ -92,6 +92,7 @@ class PretrainModelConf:
     """The parts of an embedded backbone; keywords of each part's own class."""
 
     timesteps: int = option("training timesteps T", range=whole(2, 100_000))
+    camera: bool = option("the UNet is told the camera of a picture, where that is known")
     shift: float = option(
         "of the cosine schedule's log-SNR; below 0: more noise", range=Range(-100, 100)
     )
@@ -128,6 +129,9 @@ class DenoiseConf(PretrainStageConf):
         "all: UNet and text encoder; branch: the UNet's fine branch alone", choices=TRAINED
     )
     drop: float = option("chance that a caption is left out: trains guidance", range=SHARE)
+    drop_camera: float = option(
+        "chance that a camera is left out, where the model is told of it", range=SHARE
+    )
     drop_source: float = option("of pairs: chance that the source is left out", range=SHARE)
     high_noise: float = option("share of late timesteps from the noisiest quarter", range=SHARE)
     high_noise_from: float = option("part of the steps after which they are late", range=SHARE)

@@ -70,4 +70,8 @@ class ViewPromptsConf:
         _advised("overhead", OVERHEAD),
         range=Range(0, 90),
     )
+    camera: bool = option(
+        "tell a backbone that knows cameras of each view's own, in 3D scenes",
+        _advised("camera", "true"),
+    )
     words: ViewWordsConf = option("what is said; empty: nothing", ViewWordsConf)

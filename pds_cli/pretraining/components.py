@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pds_cli.backbones.adapter import FILE as ADAPTER
-from pds_cli.backbones.embedded import INDEX, folder_of, load_parts, quiet_loading, words_of
+from pds_cli.backbones.embedded import CAMERA, INDEX, folder_of, load_parts, quiet_loading, words_of
 from pds_cli.backbones.fine_unet import FineUNet, unet_class
 from pds_cli.backbones.patch_autoencoder import PatchAutoencoder
 from pds_cli.errors import UserError, first_line
@@ -138,7 +138,8 @@ def _components(
         out_channels=channels,
         cross_attention_dim=text["hidden_size"],
         class_embed_type="projection",
-        projection_class_embeddings_input_dim=text["hidden_size"],
+        projection_class_embeddings_input_dim=text["hidden_size"]
+        + (CAMERA if model.get("camera") else 0),
         **options,
     )
     unet.to(memory_format=torch.channels_last)
@@ -211,10 +212,14 @@ def _with_words(former: dict[str, Any], parts: Components) -> dict[str, Tensor]:
     return {**state, name: rows}
 
 
+_GROWING = ["conv_out.weight", "conv_out.bias", "class_embedding.linear_1.weight"]
+
+
 def _widened(former: Any, unet: Any, grows: bool) -> dict[str, Tensor]:
     """The weights of a UNet for one with more channels: it begins by ignoring what is new.
 
-    Further channels are the source's, for a model that edits by instruction, or further latents.
+    Further channels are the source's, for a model that edits by instruction, or further latents;
+    further numbers beside the prompt's mean are the camera's.
 
     Source: Brooks et al., InstructPix2Pix, CVPR 2023, arXiv 2211.09800, section 3.2.
     """
@@ -222,7 +227,7 @@ def _widened(former: Any, unet: Any, grows: bool) -> dict[str, Tensor]:
     latents = [model.config.out_channels for model in (former, unet)]
     if former.config.in_channels > latents[0] != latents[1]:
         raise ValueError("the latents of a model that edits by instruction do not grow")
-    names = ["conv_in.weight"] + (["conv_out.weight", "conv_out.bias"] if grows else [])
+    names = ["conv_in.weight"] + (_GROWING if grows else [])
     for name in names:
         padded = torch.zeros_like(own[name])
         here = tuple(slice(0, size) for size in state[name].shape)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pds_cli.backbones.embedded import encode_text, predict_velocity
+from pds_cli.backbones.embedded import CAMERA, camera_features, encode_text, predict_velocity
 from pds_cli.backbones.patch_autoencoder import PatchAutoencoder
 from pds_cli.backbones.schedule import Schedule
 from pds_cli.pictures.captioned import CaptionedImages
@@ -90,6 +90,7 @@ class DenoisingObjective(_ModuleObjective):
         unet, text_encoder: moved together.
         tokenize: captions → token ids [B,L].
         schedule: how noise is added.
+        drop_camera: chance that the camera of a picture is left out, where the UNet takes it.
         precision: `float32` or `bfloat16`, of the networks' products.
         preview: called for `renders`, under the averaged weights.
     """
@@ -105,6 +106,7 @@ class DenoisingObjective(_ModuleObjective):
         *,
         batch_size: int = 40,
         drop: float = 0.1,
+        drop_camera: float = 0.5,
         high_noise: float = 0.0,
         high_noise_from: float = 0.0,
         decay: float = 0.999,
@@ -116,7 +118,9 @@ class DenoisingObjective(_ModuleObjective):
         self.unet, self.text_encoder = unet, text_encoder
         self.tokenize, self.autoencoder, self.data = tokenize, autoencoder, data
         self.schedule = schedule.float().to(device)
-        self.batch_size, self.drop = batch_size, drop
+        self.batch_size, self.drop, self.drop_camera = batch_size, drop, drop_camera
+        width = text_encoder.config.hidden_size  # type: ignore[union-attr]
+        self.takes_camera = unet.config.projection_class_embeddings_input_dim > width  # type: ignore[union-attr, operator]
         self.high_noise, self.high_noise_from = high_noise, high_noise_from
         self.device, self.precision = torch.device(device), precision
         self.preview = preview
@@ -157,9 +161,22 @@ class DenoisingObjective(_ModuleObjective):
         with mixed(self.precision, self.device):
             ids = self.tokenize(captions).to(self.device)
             text = encode_text(self.text_encoder, ids)
+            if self.takes_camera:
+                text["camera"] = self._cameras(index, generator)
             beside, spread = self._beside(index, generator), self.autoencoder.spread
             predicted = predict_velocity(self.unet, self.schedule, spread, x_t, t, text, beside)
         return F.mse_loss(predicted.float(), v), {}
+
+    def _cameras(self, index: Tensor, generator: torch.Generator) -> Tensor:
+        """What the UNet is told of pictures' cameras [B,CAMERA]; nothing of some of them."""
+        found = torch.zeros(len(index), CAMERA)
+        for row, i in enumerate(index.tolist()):
+            camera = self.data.records[i].get("camera") or {}
+            azimuth, elevation = camera.get("azimuth"), camera.get("elevation")
+            if isinstance(azimuth, int | float) and isinstance(elevation, int | float):
+                found[row] = camera_features(azimuth, elevation)
+        dropped = torch.rand(len(index), 1, generator=generator) < self.drop_camera
+        return found.masked_fill(dropped, 0.0).to(self.device)
 
     def _beside(self, index: Tensor, generator: torch.Generator) -> Tensor | None:
         """Further channels [B,C,h,w] of the UNet's input; none."""

@@ -232,6 +232,7 @@ class Recipe:
             Schedule(parts.alphas_cumprod),
             batch_size=options.batch_size,
             drop=options.drop,
+            drop_camera=options.drop_camera,
             high_noise=options.high_noise,
             high_noise_from=options.high_noise_from,
             decay=options.decay,

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
@@ -23,7 +24,7 @@ from pds_cli.options.option import options_of
 from pds_cli.options.view_prompts import SECTORS, ViewPromptsConf
 from pds_cli.scenes.base import Scene
 from pds_cli.training.trainer import Idle
-from pds_cli.views.directions import Compass
+from pds_cli.views.directions import Compass, direction
 from pds_cli.views.view import View
 
 OFF = "view_prompts.enabled=false"
@@ -76,21 +77,32 @@ class Prompts:
 
 
 def encoded_prompts(
-    cfg: DictConfig, source: str, backbone: Backbone, view_words: Mapping[str, str]
+    cfg: DictConfig,
+    source: str,
+    backbone: Backbone,
+    view_words: Mapping[str, str],
+    view_angles: Mapping[str, tuple[float, float]] = MappingProxyType({}),
 ) -> Prompts:
     """The prompts of `pds edit`.
 
     Args:
         source: what the source shows.
-        view_words: see `words_of_views`.
+        view_words, view_angles: see `words_of_views` and `angles_of_views`.
     """
     texts = [text + cfg.suffix for text in (cfg.prompt, source)]
     words = {"prompt": texts[0], "source": texts[1], "negative": cfg.negative}
-    tgt, src = (_encoded(backbone, text, cfg.negative, view_words) for text in texts)
+    told = (view_words, view_angles)
+    tgt, src = (_encoded(backbone, text, cfg.negative, *told) for text in texts)
     return Prompts(words, tgt, src)
 
 
-def _encoded(backbone: Backbone, text: str, negative: str, view_words: Mapping[str, str]) -> Text:
+def _encoded(
+    backbone: Backbone,
+    text: str,
+    negative: str,
+    view_words: Mapping[str, str],
+    view_angles: Mapping[str, tuple[float, float]],
+) -> Text:
     """One prompt; each of its wordings is encoded once."""
     plain = backbone.encode_prompt([text], negative)
     worded = {
@@ -99,6 +111,8 @@ def _encoded(backbone: Backbone, text: str, negative: str, view_words: Mapping[s
         if words
     }
     by_view = {view: worded[words] for view, words in view_words.items() if words}
+    for view, angles in view_angles.items():
+        by_view[view] = backbone.with_camera(by_view.get(view, plain), *angles)
     return ViewDependentText(plain.cond, plain.null, by_view) if by_view else plain
 
 
@@ -116,39 +130,68 @@ def words_of_views(options: DictConfig, scene: Scene) -> dict[str, str]:
         UserError: a number of sectors that there is not, or cameras that see no front together.
     """
     check_choice("view_prompts.sectors", str(options.sectors), SECTORS)
+    if not options.enabled:
+        return {}
+    found = {}
+    for name, (azimuth, elevation) in _angles(scene, "view-dependent prompts", OFF).items():
+        where = direction(azimuth, elevation, int(options.sectors), options.overhead)
+        found[name] = str(options.words[where]).strip()
+    return found
+
+
+def angles_of_views(
+    options: DictConfig, scene: Scene, backbone: Backbone
+) -> dict[str, tuple[float, float]]:
+    """Azimuth and elevation that views look from, in degrees, by their names.
+
+    None where the backbone knows no cameras, or is not to be told.
+
+    Args:
+        options: `view_prompts` of `pds edit`, resolved.
+
+    Raises:
+        UserError: cameras that see no front together.
+    """
+    told = backbone.knows_cameras and options.camera
+    return _angles(scene, "this backbone's cameras", "view_prompts.camera=false") if told else {}
+
+
+def _angles(scene: Scene, what: str, off: str) -> dict[str, tuple[float, float]]:
     cameras = {view.name: view.camera for view in scene.views if view.camera is not None}
-    if not options.enabled or not cameras:
+    if not cameras:
         return {}
     edited = [view.name for view in scene.edit_views if view.name in cameras]
     try:
         compass = Compass.of(cameras, scene.region, scene.front, edited)
     except UserError as error:
-        raise UserError(f"view-dependent prompts are not for this scene: {error}; {OFF}") from error
-    found = {}
-    for name, camera in cameras.items():
-        where = compass.direction(camera, int(options.sectors), options.overhead)
-        found[name] = str(options.words[where]).strip()
-    return found
+        raise UserError(f"{what} are not for this scene: {error}; {off}") from error
+    return {name: compass.angles(camera) for name, camera in cameras.items()}
 
 
-def idle(cfg: DictConfig, view_words: Mapping[str, str]) -> list[Idle]:
+def idle(
+    cfg: DictConfig,
+    view_words: Mapping[str, str],
+    view_angles: Mapping[str, tuple[float, float]] = MappingProxyType({}),
+) -> list[Idle]:
     """The keys of view-dependent prompts that have no effect on an edit.
 
     Args:
         cfg: of `pds edit`, resolved.
-        view_words: see `words_of_views`.
+        view_words, view_angles: see `words_of_views` and `angles_of_views`.
     """
+    unknown = [] if view_angles else [Idle("view_prompts.camera", "what knows no cameras")]
     if not cfg.view_prompts.enabled:
-        rest = [key for key in options_of(ViewPromptsConf) if key != "enabled"]
-        return [Idle(key, OFF) for key in (*(f"view_prompts.{key}" for key in rest), "scene.front")]
+        rest = [key for key in options_of(ViewPromptsConf) if key not in ("enabled", "camera")]
+        keys = [*(f"view_prompts.{key}" for key in rest), *([] if view_angles else ["scene.front"])]
+        return [*unknown, *(Idle(key, OFF) for key in keys)]
     if not view_words:
         return [Idle("view_prompts", "a flat scene")]
     target = None if cfg.editor is None else cfg.editor._target_
     refined = OmegaConf.select(cfg, "refine.editor") is not None
     if target is None or refined:
-        return []
+        return unknown
     editor: Any = check_target("editor", target, list(cfg.allow_modules))
-    return [Idle("view_prompts", "an editor by instruction")] if editor.reads_words else []
+    return [Idle("view_prompts", "an editor by instruction")] if editor.reads_words else unknown
 
 
 def spread(view_words: Mapping[str, str]) -> dict[str, int]:

@@ -24,13 +24,15 @@ from pds_cli.training.trainer import EarlyStop, Objective, Stage, configured_opt
 class Parts:
     """What the stages of an edit work on.
 
-    view_words: what prompts say of where views look from (`words_of_views`).
+    view_words, view_angles: what prompts say, and a backbone that knows cameras is told, of where
+        views look from (`words_of_views`, `angles_of_views`).
     """
 
     scene: Scene
     representation: Representation
     backbone: Backbone
     view_words: Mapping[str, str] = field(default_factory=dict)
+    view_angles: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 def edit_stages(cfg: DictConfig, parts: Parts) -> list[Stage]:
@@ -42,7 +44,8 @@ def edit_stages(cfg: DictConfig, parts: Parts) -> list[Stage]:
     Raises:
         UserError: whatever is wrong with the settings.
     """
-    prompts = encoded_prompts(cfg, parts.scene.source_prompt, parts.backbone, parts.view_words)
+    told = (parts.view_words, parts.view_angles)
+    prompts = encoded_prompts(cfg, parts.scene.source_prompt, parts.backbone, *told)
     objective = _objective(cfg, parts, prompts)
     edit = Stage(
         objective.name,

@@ -45,7 +45,8 @@ def main(cfg: DictConfig) -> Path:
         run.go_on(cfg, fingerprint(cfg))
     else:
         objectives = [stage.objective for stage in edit.trainer.stages]
-        built, words = (objectives, edit.representation), idle(cfg, edit.view_words)
+        built = (objectives, edit.representation)
+        words = idle(cfg, edit.view_words, edit.view_angles)
         for remark in remarks(asked, overrides(), choice, *built, words):
             print(f"pds: {remark}", file=sys.stderr)
         facts = environment(str(edit.backbone.device), cfg.seed)
@@ -80,6 +81,7 @@ class Edit:
     trainer: Trainer
     logger: Any
     view_words: Mapping[str, str]  # what prompts say of where views look from
+    view_angles: Mapping[str, tuple[float, float]]  # and what the backbone is told of it
     fitted: str | None = None  # the file or folder that a fit was taken from
 
 
@@ -94,7 +96,7 @@ def prepare(cfg: DictConfig, run: RunFolder) -> Edit:
     from pds_cli.backbones.base import resolve_device, warn_unknown_words
     from pds_cli.instantiate import instantiate
     from pds_cli.scenes.limits import read_limits
-    from pds_cli.training.prompts import words_of_views
+    from pds_cli.training.prompts import angles_of_views, words_of_views
     from pds_cli.training.stages import Parts, edit_stages
     from pds_cli.training.trainer import check_optimizer
 
@@ -107,6 +109,7 @@ def prepare(cfg: DictConfig, run: RunFolder) -> Edit:
     scene = instantiate("scene", cfg.scene, allow_modules=allow)
     backbone = instantiate("backbone", cfg.backbone, allow_modules=allow)
     view_words = words_of_views(cfg.view_prompts, scene)
+    view_angles = angles_of_views(cfg.view_prompts, scene, backbone)
     said = (cfg.prompt, scene.source_prompt, cfg.suffix, *dict.fromkeys(view_words.values()))
     warn_unknown_words(backbone, *said)
     if note := scene.ground_truth_note(cfg.prompt + cfg.suffix):
@@ -117,11 +120,12 @@ def prepare(cfg: DictConfig, run: RunFolder) -> Edit:
     scene.limits = read_limits(cfg.mask, cfg.mask_box, scene)  # of views as they are drawn
     scene, fitted = started(cfg, scene, representation)
     representation.hold_source()
-    stages = edit_stages(cfg, Parts(scene, representation, backbone, view_words))
+    stages = edit_stages(cfg, Parts(scene, representation, backbone, view_words, view_angles))
     trainer = _trainer(cfg, run, stages, logger)
     if cfg.resume and run.checkpoint.is_file():
         trainer.resume(rewind=False)  # a checkpoint that does not fit is refused before the fit
-    return Edit(scene, backbone, representation, trainer, logger, view_words, fitted)
+    told = (view_words, view_angles)
+    return Edit(scene, backbone, representation, trainer, logger, *told, fitted)
 
 
 def _edit(cfg: DictConfig, run: RunFolder, edit: Edit) -> Path:
