@@ -171,8 +171,9 @@ class DenoisingObjective(_ModuleObjective):
         """What the UNet is told of pictures' cameras [B,CAMERA]; nothing of some of them."""
         found = torch.zeros(len(index), CAMERA)
         for row, i in enumerate(index.tolist()):
-            camera = self.data.records[i].get("camera") or {}
-            azimuth, elevation = camera.get("azimuth"), camera.get("elevation")
+            camera = self.data.records[i].get("camera")
+            known = camera if isinstance(camera, dict) else {}
+            azimuth, elevation = known.get("azimuth"), known.get("elevation")
             if isinstance(azimuth, int | float) and isinstance(elevation, int | float):
                 found[row] = camera_features(azimuth, elevation)
         dropped = torch.rand(len(index), 1, generator=generator) < self.drop_camera
