@@ -138,12 +138,12 @@ toybox: $(STAMP) ## render the toybox world and train its backbone (hours on a C
 TOYBOX_128 = into=outputs/toybox128 size=128 model.autoencoder.patch=8 \
   model.autoencoder.latent_channels=48 model.unet.fine_width=64 data.folder=outputs/data/toybox128 \
   data.images=12000 data.fresh=2 data.around=0.5 data.views=0.5
-toybox-128: $(STAMP) ## go on from the toybox's weights with pictures of 128 pixels (hours; none such ship)
+toybox-128: $(STAMP) ## go on from the toybox's weights with pictures of 128 pixels (hours)
 	@$(PRETRAIN) outputs/pretrain/toybox128_branch $(TOYBOX_128) init=toybox 'stages=[denoise]' \
 	  denoise.trains=branch denoise.steps=1000 denoise.lr=1e-3 denoise.warmup=50 denoise.high_noise=0
 	@$(PRETRAIN) outputs/pretrain/toybox128 $(TOYBOX_128) init=outputs/toybox128 \
-	  denoise.steps=12000 denoise.lr=4e-4 denoise.warmup=100 \
-	  denoise.high_noise=0.4 denoise.high_noise_from=0
+	  denoise.steps=12000 denoise.lr=4e-4 denoise.warmup=200 \
+	  denoise.high_noise=0.3 denoise.high_noise_from=0
 
 toybox-instruct: into $(STAMP) ## train the toybox's model for editor=instruct_pix2pix (half an hour on one core)
 	@$(PRETRAIN) outputs/pretrain/instruct into=outputs/toybox_instruct init=toybox \

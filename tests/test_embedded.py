@@ -12,6 +12,7 @@ import torch
 from pds_cli.backbones.embedded import PACKAGED, EmbeddedBackbone, words_of
 from pds_cli.backbones.patch_autoencoder import PatchAutoencoder
 from pds_cli.errors import UserError
+from pds_cli.options.view_prompts import VIEW_WORDS
 from pds_cli.pretraining.components import (
     MAX_WORDS,
     Components,
@@ -313,3 +314,12 @@ def test_a_tokenizers_file_does_not_depend_on_its_last_call(
     save_components(tiny_components, tmp_path / "after")
     one, other = (tmp_path / name / "tokenizer/tokenizer.json" for name in ("before", "after"))
     assert one.read_bytes() == other.read_bytes()
+
+
+def test_what_ships_for_128_pixels_knows_the_world_and_its_views() -> None:
+    larger, former = EmbeddedBackbone("toybox128"), EmbeddedBackbone("toybox")
+    assert (larger.resolution, larger.latent_shape) == (128, (48, 16, 16))
+    known = former.tokenizer.get_vocab().keys()
+    assert known < larger.tokenizer.get_vocab().keys()
+    prompt = f"a photo of a man, {VIEW_WORDS['front_left']}"
+    assert larger.unknown_words(prompt) == {} != former.unknown_words(prompt)
