@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TINY_MODEL: dict[str, Any] = {
     "timesteps": 1000,
     "shift": -1.386,
+    "camera": False,
     "autoencoder": {"latent_channels": 16, "patch": 4, "width": 24, "blocks": 1, "whiten": 0.5},
     "unet": {
         "layers_per_block": 1,
