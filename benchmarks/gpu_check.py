@@ -228,6 +228,15 @@ def check(found: dict[str, str], out: Path, scratch: Path, until: float) -> bool
     return all(part["rc"] == 0 for part in done) and not any("error" in row for row in rows)
 
 
+def check_wheels(folder: str) -> None:
+    """Refuses a folder without wheels; with no name, the machine's packages are taken."""
+    if folder and not list(Path(folder).glob("*.whl")):
+        refuse(
+            f"{folder} holds no wheels: run make gpu-wheels where there is network, or give "
+            "wheels= to use the packages that are there"
+        )
+
+
 def unpacking(wheels: Path, site: Path) -> Part:
     """The part that puts the wheels' packages into a folder."""
     command = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps"]
@@ -242,11 +251,7 @@ def main(argv: list[str]) -> None:
     choice(found, "size", ("sd", "tiny"))
     choice(found, "device", ("cuda", "cpu"))
     until = time.monotonic() + number(found, "seconds")
-    if found["wheels"] and not list(Path(found["wheels"]).glob("*.whl")):
-        refuse(
-            f"{found['wheels']} holds no wheels: run make gpu-wheels where there is network, or "
-            "give wheels= to use the packages that are there"
-        )
+    check_wheels(found["wheels"])
     out = Path(found["out"]).resolve()
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="pds-gpu-") as scratch:

@@ -7,7 +7,7 @@
 As `make toybox-128`: first the fine branch on the shipped weights, then all of it and the decoder.
 The machine needs what `gpu_check.py` needs, no more: the pictures come packed (`make
 toybox-pictures`), so nothing is rendered. What comes back is packed: `out/toybox128`, no file over
-16 MiB, with `samples.png` and the logs. A stage that has not ended after `seconds` is stopped, and
+16 MiB, beside it the logs. A stage that has not ended after `seconds` is stopped, and
 what the stage before it wrote is packed. `size=tiny device=cpu` tries the script itself, on a model
 of a few thousand numbers.
 """
@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 from _words import choice, number, options, refuse, write_json
-from gpu_check import ROOT, Part, run, unpacking, verdict
+from gpu_check import ROOT, Part, check_wheels, run, unpacking, verdict
 
 GROWN = (
     *("size=128", "model.autoencoder.patch=8", "model.autoencoder.latent_channels=48"),
@@ -99,8 +99,7 @@ def main(argv: list[str]) -> None:
         number(found, key)
     if not Path(found["data"]).is_file():
         refuse(f"{found['data']} is not there: make toybox-pictures packs the pictures")
-    if found["wheels"] and not list(Path(found["wheels"]).glob("*.whl")):
-        refuse(f"{found['wheels']} holds no wheels: run make gpu-wheels, or give wheels=")
+    check_wheels(found["wheels"])
     out = Path(found["out"]).resolve()
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="pds-gpu-") as scratch:

@@ -74,6 +74,12 @@ def encode_text(text_encoder: Any, ids: Tensor) -> dict[str, Tensor]:
     return {"tokens": tokens, "pooled": (tokens * words).sum(1) / words.sum(1)}
 
 
+def takes_camera(unet: Any, text_encoder: Any) -> bool:
+    """Whether a UNet is told more beside the prompt than the mean of its words."""
+    told: int = unet.config.projection_class_embeddings_input_dim
+    return told > int(text_encoder.config.hidden_size)
+
+
 def camera_features(azimuth: float, elevation: float) -> Tensor:
     """What a UNet is told of a camera, [CAMERA]: that it is known, and the direction it is in.
 
@@ -177,8 +183,7 @@ class EmbeddedBackbone(Backbone):
         self.unet, self.text_encoder, self.vae = unet, text_encoder, vae
         self.tokenizer = tokenizer
         self.schedule = Schedule(alphas_cumprod.float())
-        told = unet.config.projection_class_embeddings_input_dim
-        self.knows_cameras = told > text_encoder.config.hidden_size
+        self.knows_cameras = takes_camera(unet, text_encoder)
         self.patch = int(vae.config.patch)
         self.resolution = int(unet.config.sample_size) * self.patch
 

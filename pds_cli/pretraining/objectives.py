@@ -9,7 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pds_cli.backbones.embedded import CAMERA, camera_features, encode_text, predict_velocity
+from pds_cli.backbones.embedded import (
+    CAMERA,
+    camera_features,
+    encode_text,
+    predict_velocity,
+    takes_camera,
+)
 from pds_cli.backbones.patch_autoencoder import PatchAutoencoder
 from pds_cli.backbones.schedule import Schedule
 from pds_cli.pictures.captioned import CaptionedImages
@@ -119,8 +125,7 @@ class DenoisingObjective(_ModuleObjective):
         self.tokenize, self.autoencoder, self.data = tokenize, autoencoder, data
         self.schedule = schedule.float().to(device)
         self.batch_size, self.drop, self.drop_camera = batch_size, drop, drop_camera
-        width = text_encoder.config.hidden_size  # type: ignore[union-attr]
-        self.takes_camera = unet.config.projection_class_embeddings_input_dim > width  # type: ignore[union-attr, operator]
+        self.takes_camera = takes_camera(unet, text_encoder)
         self.high_noise, self.high_noise_from = high_noise, high_noise_from
         self.device, self.precision = torch.device(device), precision
         self.preview = preview

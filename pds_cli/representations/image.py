@@ -84,9 +84,7 @@ class ImageRepresentation(Representation):
     @torch.no_grad()
     def render_full(self, view: View) -> Tensor:
         """See `Representation.render_full`; at the working size."""
-        image, source = self.render(view)[0].clamp(0, 1), self.view.image
-        assert source is not None
-        return self._limited(image, resize(source.to(image), *image.shape[-2:]))
+        return self._limited(super().render_full(view))
 
     def render_latent(self, view: View) -> Tensor | None:
         """θ itself, x_0 [1,C,h',w'], for `latent`; None for `pixels`."""
@@ -144,12 +142,15 @@ class ImageRepresentation(Representation):
             )
             keep = (1 - resize(change, height, width) / _FULL_CHANGE).clamp(0, 1)[0]
             result = result + keep * detail
-        return self._limited(result.clamp(0, 1), source)
+        return self._limited(result.clamp(0, 1))
 
-    def _limited(self, image: Tensor, source: Tensor) -> Tensor:
+    def _limited(self, image: Tensor) -> Tensor:
         """An image [3,H,W], with the source's own pixels where nothing may change."""
-        limit = self._scene.limits.get(self.view.name)
-        return image if limit is None else within(limit, image, source)
+        limit, source = self._scene.limits.get(self.view.name), self.view.image
+        if limit is None:
+            return image
+        assert source is not None
+        return within(limit, image, resize(source.to(image), *image.shape[-2:]))
 
     def _first(self, initial: str) -> Tensor:
         backbone, source = self.backbone, self.view.image

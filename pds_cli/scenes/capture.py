@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -255,9 +256,10 @@ def view_names(frames: Sequence[Frame]) -> list[str]:
     paths = [listed(frame.name) for frame in frames]
     shared = os.path.commonpath([path.parent for path in paths])
     plain = [_plain(path.relative_to(shared) if shared else path) for path in paths]
+    alike = Counter(plain)
     names: dict[str, str] = {}
     for frame, path, name in zip(frames, paths, plain, strict=True):
-        if plain.count(name) > 1 and path.suffix:  # f0.jpg beside f0.png
+        if alike[name] > 1 and path.suffix:  # f0.jpg beside f0.png
             name = f"{name}_{path.suffix[1:]}"
         if name in names:
             raise UserError(

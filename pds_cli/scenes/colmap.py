@@ -121,15 +121,16 @@ def _model_folder(root: Path) -> Path:
             "in sparse/0, sparse, colmap/sparse/0 or the folder itself"
             + looks_like(root, "scene=colmap")
         )
+    if len(found) == 1:
+        return found[0]
     counts = {place: photo_count(place) for place in found}
     best = max(found, key=lambda place: counts[place])
-    if len(found) > 1:
-        others = [f"{p.relative_to(root)} ({counts[p]})" for p in found if p != best]
-        print(
-            f"pds: {root} has {len(found)} COLMAP models; {best.relative_to(root)} with "
-            f"{counts[best]} photos is taken, and not {', '.join(others)}",
-            file=sys.stderr,
-        )
+    others = [f"{p.relative_to(root)} ({counts[p]})" for p in found if p != best]
+    print(
+        f"pds: {root} has {len(found)} COLMAP models; {best.relative_to(root)} with "
+        f"{counts[best]} photos is taken, and not {', '.join(others)}",
+        file=sys.stderr,
+    )
     return best
 
 

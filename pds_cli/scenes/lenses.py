@@ -10,10 +10,10 @@ from functools import cached_property
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pds_cli.errors import UserError, first_line
+from pds_cli.views.undistorting import sampled
 
 
 @dataclass(frozen=True)
@@ -91,10 +91,7 @@ class Straightened:
         rays = torch.stack([x, y, torch.ones_like(x)], -1).reshape(-1, 3)
         seen = torch.from_numpy(self._camera.img_from_cam(rays.numpy())).nan_to_num(-1e9)
         size = seen.new_tensor([self.lens.width, self.lens.height])
-        grid = (2 * seen / size - 1).view(1, *shape, 2).to(picture)
-        return F.grid_sample(
-            picture[None], grid, mode="bilinear", padding_mode="border", align_corners=False
-        )[0]
+        return sampled(picture, (2 * seen / size - 1).view(1, *shape, 2).float())
 
     def _wrong(self, why: str) -> UserError:
         return UserError(

@@ -34,6 +34,7 @@ def main(cfg: DictConfig) -> Path:
     from pds_cli.results.path_rendering import load_result
     from pds_cli.runs.folder import RunFolder
     from pds_cli.runs.ownership import adopt
+    from pds_cli.splats.files import WRITERS
 
     representation = load_result(cfg.run, cfg.device, list(cfg.allow_modules))
     run = RunFolder(run_folder())
@@ -59,7 +60,7 @@ def main(cfg: DictConfig) -> Path:
             seed=cfg.seed,
             units=cfg.units,
         )
-    elif cfg.format in ("splats", "splat", "spz"):
+    elif cfg.format in WRITERS:
         files, what = write_splats(run.path, representation, format=cfg.format, units=cfg.units)
     else:
         files, what = write_cameras(

@@ -111,10 +111,6 @@ class Compass:
         azimuth = math.degrees(math.atan2(aside, ahead)) % 360 % 360  # −1e−20 % 360 is 360
         return azimuth, math.degrees(math.atan2(rise, math.hypot(ahead, aside)))
 
-    def direction(self, camera: Camera, sectors: int = 8, overhead: float = OVERHEAD) -> str:
-        """The name of the direction that a camera looks from; see `direction`."""
-        return direction(*self.angles(camera), sectors, overhead)
-
 
 def _side(places: Mapping[str, Tensor], up: Tensor) -> Tensor:
     """The mean unit direction [3] across `up` of places [3], by name; of the first if none is."""

@@ -23,14 +23,14 @@ def undistorted(view: View) -> View:
     if camera is None or camera.distortion is None:
         return view
     grid, seen = _where(camera)
-    mask = None if view.mask is None else _sampled(view.mask, grid, "nearest")
+    mask = None if view.mask is None else sampled(view.mask, grid, "nearest")
     if not bool(seen.all()):
         mask = seen.float() if mask is None else mask * seen
     return replace(
         view,
-        image=None if view.image is None else _sampled(view.image, grid, "bilinear"),
+        image=None if view.image is None else sampled(view.image, grid),
         camera=replace(camera, distortion=None),
-        alpha=None if view.alpha is None else _sampled(view.alpha, grid, "bilinear"),
+        alpha=None if view.alpha is None else sampled(view.alpha, grid),
         mask=mask,
     )
 
@@ -55,7 +55,8 @@ def _where(camera: Camera) -> tuple[Tensor, Tensor]:
     return grid, (whole & inside)[None]
 
 
-def _sampled(values: Tensor, grid: Tensor, mode: str) -> Tensor:
+def sampled(values: Tensor, grid: Tensor, mode: str = "bilinear") -> Tensor:
+    """Values [C,H,W] at places [1,h,w,2] in [−1,1], [C,h,w]; beyond the border what is nearest."""
     return F.grid_sample(
         values[None].float(), grid, mode=mode, padding_mode="border", align_corners=False
     )[0]

@@ -168,8 +168,8 @@ class Splats(Spatial):
             self.sh0.copy_(torch.rand(count, 3, generator=generator) - 0.5)
         else:
             self.sh0.copy_((colors - 0.5) / BASE)
-        told = hashlib.sha256(self.means.cpu().numpy().tobytes()).hexdigest()
-        self._start = None if found is None else told
+        if found is not None:
+            self._start = hashlib.sha256(self.means.cpu().numpy().tobytes()).hexdigest()
 
     @torch.no_grad()
     def _take(self, held: SplatFile, backdrop: Tensor) -> None:
