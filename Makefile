@@ -9,7 +9,7 @@ PROMPT ?= a photo of a man raising his arms
 INTO = outputs/figures
 
 .DEFAULT_GOAL := help
-.PHONY: help install options demo test format bench bench-gpu gpu-wheels gpu-check icons fidelity emoji toybox toybox-128 toybox-pictures \
+.PHONY: help install options demo test format bench bench-gpu gpu-wheels gpu-check icons fidelity emoji toybox toybox-pictures \
   toybox-gpu toybox-instruct clean \
   table-toybox table-methods table-nerf-toybox table-splats-toybox table-nerf-methods table-icons figure-demo figure-turntables \
   figure-frontier frontier-image frontier-svg frontier-nerf frontier-drawn \
@@ -35,7 +35,7 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,toybox,colmap]'
 	@touch $@
 
-demo: $(STAMP) ## fit a NeRF, edit it by text with PDS, and say where the report is (PROMPT=…)
+demo: $(STAMP) ## fit a scene in 3D, edit it by text with PDS, and say where the report is (PROMPT=…)
 	$(BIN)/pds edit scene=figurine 'prompt=$(PROMPT)'
 
 test: $(STAMP) ## ruff, mypy, the floors and all tests
@@ -124,30 +124,30 @@ table-icons: into icons $(STAMP) ## quality on drawings: names of icons, and twe
 PRETRAIN = pretrain() { out=$$1; shift; if test -f $$out/run.json; then set -- resume=$$out; \
   else set -- "out=$$out" "$$@"; fi; echo "pds pretrain $$*"; $(BIN)/pds pretrain "$$@"; }; pretrain
 
-toybox: $(STAMP) ## render the toybox world and train its backbone (hours on a CPU)
-	@$(PRETRAIN) outputs/pretrain/first
-	@$(PRETRAIN) outputs/pretrain/second 'stages=[denoise]' init=outputs/toybox \
-	  denoise.steps=1200 denoise.lr=4e-4 denoise.warmup=50 \
-	  denoise.high_noise=0.6 denoise.high_noise_from=0
-	@$(PRETRAIN) outputs/pretrain/third 'stages=[probe,denoise]' init=outputs/toybox \
-	  data.folder=outputs/data/toybox64_around data.around=0.5 denoise.steps=5500 \
-	  denoise.warmup=100 denoise.high_noise_from=0
-
-# First the branch alone, on what the shipped UNet knows; then all of it. The decoder and the probe
-# are trained anew: the patches are larger, and there is more to see.
-TOYBOX_128 = into=outputs/toybox128 size=128 model.autoencoder.patch=8 \
+# Small pictures first, where the world and its words are learned quickly; then what is told of a
+# camera and the branch for 128 pixels alone, on what the UNet knows; then all of it. The decoder and
+# the probe are trained anew: the patches are larger, and there is more to see.
+TOYBOX_64 = into=outputs/toybox64
+TOYBOX_128 = into=outputs/toybox size=128 model.camera=true model.autoencoder.patch=8 \
   model.autoencoder.latent_channels=48 model.unet.fine_width=64 data.folder=outputs/data/toybox128 \
   data.images=12000 data.fresh=2 data.around=0.5 data.views=0.5
-toybox-128: $(STAMP) ## go on from the toybox's weights with pictures of 128 pixels (hours)
-	@$(PRETRAIN) outputs/pretrain/toybox128_branch $(TOYBOX_128) init=toybox 'stages=[denoise]' \
+toybox: $(STAMP) ## render the toybox world and train its backbone (hours on a CPU)
+	@$(PRETRAIN) outputs/pretrain/first $(TOYBOX_64)
+	@$(PRETRAIN) outputs/pretrain/second $(TOYBOX_64) 'stages=[denoise]' init=outputs/toybox64 \
+	  denoise.steps=1200 denoise.lr=4e-4 denoise.warmup=50 \
+	  denoise.high_noise=0.6 denoise.high_noise_from=0
+	@$(PRETRAIN) outputs/pretrain/third $(TOYBOX_64) 'stages=[probe,denoise]' \
+	  init=outputs/toybox64 data.folder=outputs/data/toybox64_around data.around=0.5 \
+	  denoise.steps=5500 denoise.warmup=100 denoise.high_noise_from=0
+	@$(PRETRAIN) outputs/pretrain/branch $(TOYBOX_128) init=outputs/toybox64 'stages=[denoise]' \
 	  denoise.trains=branch denoise.steps=1000 denoise.lr=1e-3 denoise.warmup=50 denoise.high_noise=0
-	@$(PRETRAIN) outputs/pretrain/toybox128 $(TOYBOX_128) init=outputs/toybox128 \
+	@$(PRETRAIN) outputs/pretrain/all $(TOYBOX_128) init=outputs/toybox \
 	  denoise.steps=12000 denoise.lr=4e-4 denoise.warmup=200 \
 	  denoise.high_noise=0.3 denoise.high_noise_from=0
 
 toybox-instruct: into $(STAMP) ## train the toybox's model for editor=instruct_pix2pix (half an hour on one core)
-	@$(PRETRAIN) outputs/pretrain/instruct into=outputs/toybox_instruct init=toybox \
-	  data.pairs=true data.folder=outputs/data/toybox64_pairs data.images=7000 data.around=0.5 \
+	@$(PRETRAIN) outputs/pretrain/instruct into=outputs/toybox_instruct init=toybox size=128 \
+	  data.pairs=true data.folder=outputs/data/toybox128_pairs data.images=7000 data.around=0.5 \
 	  'stages=[denoise]' adapter.rank=24 denoise.steps=3500 denoise.batch_size=16 denoise.lr=1e-3 \
 	  denoise.warmup=50 denoise.high_noise=0.4 denoise.high_noise_from=0
 	$(PICTURE) outputs/toybox_instruct/samples.png $(INTO)/toybox_instruct.webp
@@ -165,9 +165,10 @@ figure-demo: $(STAMP) ## the picture of the README: four edits with each loss
 	$(BIN)/python -m pds_cli.figures.demo $(INTO)/demo.webp
 
 figure-turntables: $(STAMP) ## the picture of the README: four edits of the figurine in 3D
-	$(BIN)/pds edit -m scene=figurine out=outputs/figure_nerf \
+	$(BIN)/pds edit -m scene=figurine out=outputs/figure_turntables \
 	  prompt='"a photo of a man raising his arms","a photo of a man wearing a wizard hat","a photo of a robot","a photo of a man next to a tree"'
-	$(BIN)/python -m pds_cli.figures.turntables $(INTO)/nerf.webp $(addprefix outputs/figure_nerf/,0 1 2 3)
+	$(BIN)/python -m pds_cli.figures.turntables $(INTO)/turntables.webp \
+	  $(addprefix outputs/figure_turntables/,0 1 2 3)
 
 # Parts may run side by side; the figure draws those that were run.
 frontier-image: $(STAMP)

@@ -2,11 +2,11 @@
 
     python3 benchmarks/gpu_toybox.py [data=outputs/toybox128.zip] [out=outputs/gpu_toybox]
                                      [wheels=outputs/wheels] [device=cuda] [seconds=460]
-                                     [branch=600] [steps=9000] [decode=800] [batch=128] [size=sd]
+                                     [steps=9000] [decode=800] [batch=128] [size=sd]
 
-As `make toybox-128`: first the fine branch on the shipped weights, then all of it and the decoder.
+As the last step of `make toybox`, from the weights that ship on: denoising, then the decoder.
 The machine needs what `gpu_check.py` needs, no more: the pictures come packed (`make
-toybox-pictures`), so nothing is rendered. What comes back is packed: `out/toybox128`, no file over
+toybox-pictures`), so nothing is rendered. What comes back is packed: `out/toybox`, no file over
 16 MiB, beside it the logs. A stage that has not ended after `seconds` is stopped, and
 what the stage before it wrote is packed. `size=tiny device=cpu` tries the script itself, on a model
 of a few thousand numbers.
@@ -25,7 +25,7 @@ from gpu_check import ROOT, Part, check_wheels, run, unpacking, verdict
 
 GROWN = (
     *("size=128", "model.autoencoder.patch=8", "model.autoencoder.latent_channels=48"),
-    "model.unet.fine_width=64",
+    *("model.unet.fine_width=64", "model.camera=true"),
 )
 TINY = (
     *("size=32", "model.unet.block_out_channels=[16,32]", "model.unet.fine_width=8"),
@@ -38,27 +38,30 @@ TINY = (
 )
 DEFAULTS = {
     **{"data": "outputs/toybox128.zip", "out": "outputs/gpu_toybox", "wheels": "outputs/wheels"},
-    **{"device": "cuda", "seconds": "460", "branch": "600", "steps": "9000", "decode": "800"},
+    **{"device": "cuda", "seconds": "460", "steps": "9000", "decode": "800"},
     **{"batch": "128", "size": "sd"},
 }
 
 
-def stages(found: dict[str, str], pictures: Path, scratch: Path) -> list[list[str]]:
+def runs(found: dict[str, str], pictures: Path, scratch: Path) -> dict[str, list[str]]:
     """The words of each `pds pretrain`, one after the other."""
-    tiny = found["size"] == "tiny"
+    tiny, made = found["size"] == "tiny", scratch / "toybox"
     common = [
         *("pretrain", f"data.folder={pictures}", "data.toybox=false", f"device={found['device']}"),
-        *(f"into={scratch / 'toybox128'}", f"denoise.batch_size={found['batch']}"),
-        *("checkpoint_every=0", "render_every=0", *(TINY if tiny else GROWN)),
+        *(f"into={made}", "checkpoint_every=0", "render_every=0", *(TINY if tiny else GROWN)),
     ]
-    first = [] if tiny else ["init=toybox"]
-    return [
-        [*common, *first, f"out={scratch / 'branch'}", "stages=[denoise]", "denoise.trains=branch",
-         f"denoise.steps={found['branch']}", "denoise.lr=1.5e-3", "denoise.high_noise=0"],
-        [*common, f"init={scratch / 'toybox128'}", f"out={scratch / 'all'}",
-         "stages=[denoise,decode]", f"denoise.steps={found['steps']}", "denoise.lr=8e-4",
-         "denoise.high_noise=0.3", "denoise.high_noise_from=0", f"decode.steps={found['decode']}"],
-    ]  # fmt: skip
+    return {
+        "denoise": [
+            *(*common, *([] if tiny else ["init=toybox"]), f"out={scratch / 'denoise'}"),
+            *("stages=[denoise]", f"denoise.batch_size={found['batch']}", "denoise.lr=8e-4"),
+            *("denoise.high_noise=0.3", "denoise.high_noise_from=0"),
+            f"denoise.steps={found['steps']}",
+        ],
+        "decode": [
+            *(*common, f"init={made}", f"out={scratch / 'decode'}", "stages=[decode]"),
+            f"decode.steps={found['decode']}",
+        ],
+    }
 
 
 def train(found: dict[str, str], out: Path, scratch: Path) -> bool:
@@ -76,11 +79,10 @@ def train(found: dict[str, str], out: Path, scratch: Path) -> bool:
     chosen.append(
         Part("pictures", 60, [python, "-c", album, data, str(pictures)], None, environment)
     )
-    for name, words in zip(("branch", "all"), stages(found, pictures, scratch), strict=True):
-        command = [python, "-m", "pds_cli", *words]
-        chosen.append(Part(name, 1e9, command, None, environment))
-    pack = [python, "-m", "pds_cli.pretraining.packing", str(scratch / "toybox128")]
-    chosen.append(Part("packing", 60, [*pack, str(out / "toybox128")], None, environment))
+    for name, words in runs(found, pictures, scratch).items():
+        chosen.append(Part(name, 1e9, [python, "-m", "pds_cli", *words], None, environment))
+    pack = [python, "-m", "pds_cli.pretraining.packing", str(scratch / "toybox")]
+    chosen.append(Part("packing", 60, [*pack, str(out / "toybox")], None, environment))
     done = []
     for part in chosen:
         left = max(until - time.monotonic(), 30 if part.name == "packing" else 0)
@@ -95,7 +97,7 @@ def main(argv: list[str]) -> None:
     found = options(argv, DEFAULTS)
     choice(found, "size", ("sd", "tiny"))
     choice(found, "device", ("cuda", "cpu"))
-    for key in ("seconds", "branch", "steps", "decode", "batch"):
+    for key in ("seconds", "steps", "decode", "batch"):
         number(found, key)
     if not Path(found["data"]).is_file():
         refuse(f"{found['data']} is not there: make toybox-pictures packs the pictures")

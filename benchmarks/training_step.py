@@ -15,7 +15,7 @@ import torch
 from _timing import median_ms
 
 from pds_cli.backbones.embedded import EmbeddedBackbone, encode_text
-from pds_cli.pretraining.precision import mixed, prepare, resolve_precision
+from pds_cli.backbones.precision import mixed, prepare, resolve_precision
 
 
 def step(backbone: EmbeddedBackbone, batch: int, precision: str) -> Callable[[], None]:

@@ -71,7 +71,7 @@ NO_NOTES = "hydra.output_subdir=null"
 _OF_WORDS = (ValueError, TypeError, AssertionError, UserWarning)
 EXAMPLES = (
     ('pds edit scene=figurine2d prompt="a photo of a man wearing a wizard hat"', "edit a picture"),
-    ('pds edit scene=figurine prompt="a photo of a man raising his arms"', "edit a NeRF"),
+    ('pds edit scene=figurine prompt="a photo of a man raising his arms"', "edit in 3D"),
     ('pds sample prompt="a photo of a robot" n=8', "see what a backbone knows"),
     (
         'pds edit -m loss=sds,dds,pds guidance=3,7.5 prompt="a photo of a robot"',

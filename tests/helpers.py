@@ -18,7 +18,7 @@ FIELD = [
     "representation.rays=128", "representation.update_every=4", "representation.fit.steps=12",
     "representation.fit.views_per_step=2",
 ]  # fmt: skip
-SMALL_FIGURINE = [*SCENE, *FIELD, "device=cpu"]
+SMALL_FIGURINE = [*SCENE, "representation=nerf", *FIELD, "device=cpu"]
 
 
 def summary(folder: Path | str) -> dict[str, Any]:

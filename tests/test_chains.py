@@ -160,7 +160,8 @@ FIELD = [
     "representation.grid={levels: 4, features: 2, log2_table: 10, base_resolution: 8, growth: 1.7}",
     "representation.hidden=16", "representation.occupancy=16", "representation.step=0.1",
     "representation.rays=128", "representation.update_every=4", "representation.fit.steps=6",
-    "representation.fit.views_per_step=2", "scene=figurine", "scene.size=64", "scene.count=3",
+    "representation.fit.views_per_step=2", "scene=figurine", "representation=nerf", "scene.size=64",
+    "scene.count=3",
     "scene.held_out=1", "device=cpu",
 ]  # fmt: skip
 

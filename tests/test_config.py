@@ -500,7 +500,7 @@ def test_captures_have_settings_of_their_own(verb: str) -> None:
         nerf = cfg.representation
         return nerf.grid.levels, nerf.grid.log2_table, nerf.grid.growth, nerf.step, nerf.fit.steps
 
-    assert settings("scene=figurine") == (8, 15, 1.5, 0.03, 300)
+    assert settings("scene=figurine", "representation=nerf") == (8, 15, 1.5, 0.03, 300)
     for scene in ("nerfstudio", "colmap", "blender", "capture", "bear"):
         assert settings(f"scene={scene}") == (12, 17, 1.4, 0.02, 800)
     said = ("scene=nerfstudio", "representation.step=0.1", "scene.recommended.nerf.levels=9")

@@ -219,7 +219,7 @@ def test_the_readme_names_every_verb_and_group_and_no_option_that_is_none() -> N
 
 def test_the_first_screen_of_the_readme() -> None:
     screen = "\n".join(text_of(ROOT / "README.md").splitlines()[:12])
-    assert "docs/figures/nerf.webp" in screen and "make demo\nmake test" in screen
+    assert "docs/figures/turntables.webp" in screen and "make demo\nmake test" in screen
 
 
 def test_the_changelog_names_this_version() -> None:

@@ -89,7 +89,7 @@ def test_an_edit_leaves_a_complete_run_folder(edit: Edit, loss: str, parametrisa
     if parametrisation == "pixels":
         # Adam moves a pixel by about lr a step at first.
         moved = pixels(run / "exports/result.png") - pixels(run / "renders/source_front.png")
-        assert 0 < np.abs(moved).max() < 255 * 0.25
+        assert 0 < np.abs(moved).max() < 255 * 0.4
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,8 @@ def test_recommended_settings_fill_what_was_not_said(edit: Edit) -> None:
 
 
 def test_an_option_of_a_loss_takes_what_is_recommended_for_that_loss(edit: Edit) -> None:
-    for out, words in (("own", []), ("kin", ["~backbone.recommended.guidance.pds_plus"])):
+    told = ["backbone.recommended.guidance.pds_plus=4"]
+    for out, words in (("own", told), ("kin", ["~backbone.recommended.guidance.pds_plus"])):
         assert edit("steps=1", "loss=pds_plus", *words, f"out={out}").code == 0
     own, kin = (yaml.safe_load(Path(f"{out}/config.yaml").read_text()) for out in ("own", "kin"))
     recommended = own["backbone"]["recommended"]["guidance"]

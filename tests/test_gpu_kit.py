@@ -137,13 +137,13 @@ def test_a_backbone_is_trained_from_packed_pictures(tmp_path: Path) -> None:
     back = load_captioned_images(unpack(album, tmp_path / "back"), 32)
     assert back.captions[3] == ["a photo of 3"] and back.records[3]["n"] == 3
     words = [f"data={album}", f"out={tmp_path / 'out'}", "wheels=", "device=cpu", "seconds=300",
-             "branch=1", "steps=1", "decode=1", "batch=2", "size=tiny"]  # fmt: skip
+             "steps=1", "decode=1", "batch=2", "size=tiny"]  # fmt: skip
     with pytest.raises(SystemExit) as ended:
         gpu_toybox.main(words)
     told = json.loads((tmp_path / "out/toybox.json").read_text())
     assert ended.value.code == 0, told["parts"]
-    assert [part["part"] for part in told["parts"]] == ["pictures", "branch", "all", "packing"]
-    assert (tmp_path / "out/toybox128/unet/weights.safetensors").is_file()
+    assert [part["part"] for part in told["parts"]] == ["pictures", "denoise", "decode", "packing"]
+    assert (tmp_path / "out/toybox/unet/weights.safetensors").is_file()
     (tmp_path / "broken.zip").write_bytes(b"PK")
     with pytest.raises(UserError, match="no packed folder"):
         unpack(tmp_path / "broken.zip", tmp_path / "none")

@@ -285,7 +285,7 @@ def test_the_toybox_edits_by_instruction(pds: Callable, tmp_path: Path) -> None:
 def test_a_batch_has_an_instruction_each() -> None:
     editor = InstructPix2Pix(model="toybox_instruct", steps=4, guidance=2.0, device="cpu")
     backbone = EmbeddedBackbone("toybox", device="cpu")
-    images = torch.rand(2, 3, 64, 64, generator=generator(2))
+    images = torch.rand(2, 3, 128, 128, generator=generator(2))
     texts = backbone.encode_prompt([ROBOT, MAN])
     editor.begin(prompt=[ROBOT, MAN], source=[MAN, MAN])
     both = editor.edit(backbone, images, images, texts, None, generator=generator())

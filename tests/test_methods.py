@@ -279,6 +279,7 @@ def test_a_new_lora_changes_nothing(fresh: EmbeddedBackbone, toybox: EmbeddedBac
 def test_the_lora_learns_what_renders_are(fresh: EmbeddedBackbone) -> None:
     """On one image, φ's prediction comes nearer to the noise; the backbone stays as it is."""
     p, text = toybox_problem(fresh), fresh.encode_prompt(["a photo of a robot"])
+    p["x0_tgt"] *= 2 * fresh.vae.spread[:, None, None]  # as wide as what it knows
     x_t = fresh.add_noise(p["x0_tgt"], p["t"], p["eps"])
     before = fresh.predict_noise(x_t, p["t"], text, 1.0)
     loss = VSD(guidance=1.0, lora_lr=3e-3, lora_steps=20)

@@ -17,10 +17,10 @@ from PIL import Image
 from torch import Tensor
 
 from pds_cli.backbones.embedded import EmbeddedBackbone, encode_text
+from pds_cli.backbones.precision import mixed, prepare, resolve_precision
 from pds_cli.errors import UserError
 from pds_cli.pretraining.components import build_components
 from pds_cli.pretraining.dreambooth import DreamBoothObjective, trainable_unet
-from pds_cli.pretraining.precision import mixed, prepare, resolve_precision
 
 CPU = torch.device("cpu")
 
@@ -74,6 +74,19 @@ def test_gradients_in_bfloat16_are_those_of_single_precision_but_for_rounding() 
     single, half = gradients(parts, "float32"), gradients(parts, "bfloat16")
     assert float((single - half).norm() / single.norm()) < 0.05
     assert not torch.equal(single, half)
+
+
+def test_a_backbone_predicts_in_bfloat16(tiny_backbone: Path) -> None:
+    x_t, t = torch.randn(3, 16, 16, 16), torch.tensor([20, 500, 900])
+    found = {}
+    for precision in ("float32", "bfloat16"):
+        backbone = EmbeddedBackbone(str(tiny_backbone), device="cpu", precision=precision)
+        found[precision] = backbone.predict_eps(x_t, t, backbone.encode_prompt(["a man"] * 3).cond)
+    single, half = found.values()
+    assert half.dtype == torch.float32 and not torch.equal(single, half)
+    assert float((half - single).abs().mean()) < 0.01
+    with pytest.raises(UserError, match="precision=float16 is unknown"):
+        EmbeddedBackbone(str(tiny_backbone), precision="float16")
 
 
 def test_what_has_no_attention_is_left_alone() -> None:

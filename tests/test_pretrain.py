@@ -334,6 +334,11 @@ def test_rendering_goes_on_where_it_stopped(
     assert drawn[4:] == [describe(0, i)[1] for i in (3, 4, 5)]
     make_dataset(tmp_path, 6, 8)
     assert len(drawn) == 7, "a complete set is left alone"
+    others: list[dict[str, Any]] = [{"seed": 1}, {"views": 1.0}, {"pairs": True}]
+    for other in others:
+        with pytest.raises(UserError, match="holds other pictures than"):
+            make_dataset(tmp_path, 6, 8, **other)
+    assert len(drawn) == 7
     data = load_captioned_images(tmp_path, 8)
     assert [int(image.unique()) for image in data.images] == [1, 2, 3, 5, 6, 7]
 

@@ -153,7 +153,8 @@ def test_an_edit_gives_its_run(tiny: dict[str, Any]) -> None:
     mine = Path("groups/loss/mine.yaml")
     mine.parent.mkdir(parents=True)
     mine.write_text("# mine\n_target_: pds_cli.losses.dds.DDS\nguidance: null\n")
-    settings = {**tiny, "loss": "mine", "loss.guidance": 3, "hydra.searchpath": ["file://groups"]}
+    settings = {**tiny, "loss": "mine", "loss.guidance": 3, "scene.size": 64}
+    settings |= {"hydra.searchpath": ["file://groups"]}
     run = edit(nasty, out="a run", **settings)
     assert isinstance(run, Run) and run.path == Path("a run").absolute()
     assert (run.verb, run.prompt, run.status) == ("edit", nasty, "done")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import math
 import sys
@@ -22,7 +23,15 @@ from pds_cli.errors import UserError
 from pds_cli.kernels import splats as kernels
 from pds_cli.representations.base import FitSettings
 from pds_cli.representations.spatial import Place, load_spatial
-from pds_cli.representations.splats.relocation import DEAD, relocate, shared, wander
+from pds_cli.representations.splats.relocation import (
+    BORN,
+    DEAD,
+    faded,
+    relocate,
+    scatter,
+    shared,
+    wander,
+)
 from pds_cli.representations.splats.representation import Splats
 from pds_cli.representations.splats.start import points_about, starting_points
 from pds_cli.runs import layout
@@ -413,6 +422,36 @@ def test_what_has_faded_moves_to_what_has_not_and_nothing_is_seen_of_it() -> Non
     assert relocate(tensors, optimizer, torch.Generator()) == 0, "nothing has faded"
 
 
+def test_what_is_scattered_begins_faint_about_what_the_gradient_pulls_at() -> None:
+    gaussians, logits = cloud(40), torch.full((40,), 2.0).double()
+    logits[30:] = -8.0
+    tensors = {"means": gaussians.means, "scales": gaussians.scales, "opacities": logits}
+    tensors |= {"quats": gaussians.quats, "sh0": gaussians.colors}
+    optimizer = adam(tensors)
+    pull = optimizer.state[tensors["means"]]["exp_avg"]
+    pull[:] = 0.0
+    pull[[3, 7]] = 1.0
+    gone, reach = faded(tensors), 0.01
+    assert gone.tolist() == list(range(30, 40))
+    scatter(tensors, optimizer, torch.Generator().manual_seed(0), gone, reach)
+    means = tensors["means"].detach()
+    apart = torch.cdist(means[gone], means[[3, 7]]).min(1).values
+    assert float(apart.min()) > 0 and float(apart.max()) < 5 * reach
+    assert torch.allclose(torch.sigmoid(tensors["opacities"][gone]), torch.tensor(BORN).double())
+    assert torch.allclose(tensors["scales"][gone].exp(), torch.tensor(reach / 3).double())
+    of_two = (tensors["sh0"][gone][:, None] == tensors["sh0"][[3, 7]]).all(2)
+    assert bool(of_two.any(1).all()), "colours are those of what is pulled"
+    assert bool((optimizer.state[tensors["sh0"]]["exp_avg"][30:] == 0).all())
+    # Relocation within an edit draws so, too.
+    tensors["opacities"].data[30:] = -8.0
+    assert relocate(tensors, optimizer, torch.Generator(), gone, pulled=True) == 10
+    assert float(torch.cdist(means[gone], means[[3, 7]]).min(1).values.max()) == 0
+    nothing = {**tensors, "opacities": torch.full((40,), -9.0).double()}
+    before = nothing["means"].clone()
+    scatter(nothing, optimizer, torch.Generator(), gone, reach)
+    assert torch.equal(nothing["means"], before), "there is nothing to lie about"
+
+
 def test_only_what_is_faint_wanders_and_within_its_shape() -> None:
     count = 2000
     means = torch.zeros(count, 3)
@@ -592,6 +631,36 @@ def test_an_edit_changes_only_the_parameters_it_may(scene: ToyboxScene) -> None:
     assert (
         Splats(scene, CPU, parameters=["means"]).fit_options() == Splats(scene, CPU).fit_options()
     )
+
+
+def test_an_edit_scatters_once(scene: ToyboxScene) -> None:
+    splats = Splats(scene, CPU, budget=100, seeds=0.3, reach=0.05)
+    splats.hold_source()
+    splats.begin_edit()
+    splats.opacities.data[:40] -= 1.0
+    optimizer = torch.optim.Adam(splats.parameter_groups(), lr=1e-9)
+    places = [splats.means.detach().clone()]
+    for _ in range(2):
+        assert splats.penalty(scene.views[0], 0.1, torch.Generator()) is None
+        splats.render(scene.views[0]).square().sum().backward()
+        optimizer.step()
+        splats.after_step(optimizer)
+        places.append(splats.means.detach().clone())
+    moved = [(a - b).norm(dim=1) > 1e-6 for a, b in itertools.pairwise(places)]
+    assert int(moved[0][:40].sum()) == int(moved[0].sum()) == 30 and int(moved[1].sum()) == 0
+    fitted = Splats(scene, CPU, budget=100, seeds=0.3)
+    fitted.hold_source()
+    fitted.begin_edit()  # to pictures, as a refinement is: nothing grows there
+    before = fitted.means.detach().clone()
+    fitted.after_step(torch.optim.Adam(fitted.parameter_groups()))
+    assert torch.equal(fitted.means.detach(), before)
+    own = Splats(scene, CPU, budget=100, seeds=0.0).fit_options()
+    assert own == splats.fit_options(), "a fit does not depend on it"
+    odd: list[dict[str, Any]]
+    odd = [{"seeds": 2.0}, {"explore": -1.0}, {"reach": 0.0}]
+    for wrong in odd:
+        with pytest.raises(UserError, match=f"representation.{next(iter(wrong))}="):
+            Splats(scene, CPU, budget=10, **wrong)
 
 
 def test_a_fit_begins_on_the_surface_of_another(scene: ToyboxScene, tmp_path: Path) -> None:

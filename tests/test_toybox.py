@@ -213,7 +213,7 @@ def test_the_gallery_holds_all_that_demo_and_benchmark_need(
     monkeypatch.setattr(gallery_module, "_renderer", no_renderer)
     for figure, camera in gallery():
         tile = picture(figure, camera)
-        assert tile.shape == (64, 64, 3) and tile.dtype == np.uint8
+        assert tile.shape == (128, 128, 3) and tile.dtype == np.uint8
         assert tile.std() > 5
     scene = FigurineScene()
     assert scene.source_prompt == "a photo of a man"
@@ -255,7 +255,7 @@ def test_shipped_pictures_are_what_the_renderer_makes() -> None:
     pytest.importorskip("pyvista")
     from pds_cli.toybox.renderer import ToyRenderer
 
-    renderer = ToyRenderer(64)
+    renderer = ToyRenderer(128)
     for figure, camera in FIGURES[::3] + TUNING_FIGURES[::3]:
         fresh = renderer.render(figure, camera).astype(float)
         # Drivers draw edges a little differently.

@@ -392,7 +392,7 @@ def test_an_edit_says_from_where_its_views_look(
     pds: Callable[..., Answer],
     stopping: Callable[[str, int], None],
 ) -> None:
-    assert edit("out=off").code == 0
+    assert edit("out=off", "view_prompts.enabled=false").code == 0
     on = ["view_prompts.enabled=true", "view_prompts.sectors=4", "view_prompts.words.back=zyx"]
     answer = edit("out=on", *on)
     assert answer.code == 0, answer.err

@@ -23,6 +23,7 @@ from pds_cli.backbones import adapter as adapters
 from pds_cli.backbones.base import Backbone, Text, check_finite, resolve_device
 from pds_cli.backbones.instruct import InstructMixin
 from pds_cli.backbones.patch_autoencoder import PatchAutoencoder
+from pds_cli.backbones.precision import mixed, prepare, resolve_precision
 from pds_cli.backbones.schedule import Schedule
 from pds_cli.errors import UserError
 from pds_cli.reading import read_json, read_object
@@ -140,20 +141,27 @@ class EmbeddedBackbone(Backbone):
         model: a folder that `pds pretrain` wrote, or the name of one shipped with the package
             (`toybox`).
         device: auto, cpu, cuda, …
+        precision: of the network's products, see `resolve_precision`. bfloat16 is twice as quick on
+            processors that multiply it, and moves ε̂ by about 0.0013.
         recommended: settings that suit this model; kept for the caller, not used here.
 
     Raises:
         UserError: where the folder is missing or a file in it is damaged.
 
     Example:
-        >>> EmbeddedBackbone("toybox").encode_image(torch.zeros(1, 3, 64, 64)).shape
-        torch.Size([1, 16, 16, 16])
+        >>> EmbeddedBackbone("toybox").encode_image(torch.zeros(1, 3, 128, 128)).shape
+        torch.Size([1, 48, 16, 16])
     """
 
     image_inputs = 1
 
     def __init__(
-        self, model: str = "toybox", *, device: str = "auto", recommended: Any = None
+        self,
+        model: str = "toybox",
+        *,
+        device: str = "auto",
+        precision: str = "float32",
+        recommended: Any = None,
     ) -> None:
         super().__init__()
         folder = folder_of(model)
@@ -162,6 +170,8 @@ class EmbeddedBackbone(Backbone):
         self._set(**load_parts(folder))
         self._check_inputs(folder)
         self.to(where).eval().requires_grad_(False)
+        self.precision = resolve_precision(precision, where)
+        prepare(self.precision, self.device, [self.unet])
 
     @classmethod
     def of(cls, parts: Any) -> Self:
@@ -181,7 +191,7 @@ class EmbeddedBackbone(Backbone):
         self, unet: Any, text_encoder: Any, tokenizer: Any, vae: Any, alphas_cumprod: Tensor
     ) -> None:
         self.unet, self.text_encoder, self.vae = unet, text_encoder, vae
-        self.tokenizer = tokenizer
+        self.tokenizer, self.precision = tokenizer, "float32"
         self.schedule = Schedule(alphas_cumprod.float())
         self.knows_cameras = takes_camera(unet, text_encoder)
         self.patch = int(vae.config.patch)
@@ -267,7 +277,8 @@ class EmbeddedBackbone(Backbone):
     def _eps(
         self, x_t: Tensor, t: Tensor, cond: dict[str, Tensor], beside: Tensor | None = None
     ) -> Tensor:
-        v = predict_velocity(self.unet, self.schedule, self.vae.spread, x_t, t, cond, beside)
+        with mixed(self.precision, self.device):
+            v = predict_velocity(self.unet, self.schedule, self.vae.spread, x_t, t, cond, beside)
         return self.schedule.to_eps(v, x_t, t, "v_prediction")
 
 

@@ -46,7 +46,7 @@ class ToyboxExact(GalleryBackbone):
         *,
         cameras: int | None = None,
         edit_azimuth: float = 180.0,
-        size: int = 64,
+        size: int = 128,
         prompts: Sequence[str | None] = (),
         count: int = 6400,
         cache: str = "outputs/galleries",

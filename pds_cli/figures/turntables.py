@@ -1,6 +1,6 @@
 """Turntables of edits as one picture: the source above, one row an edit below.
 
-python -m pds_cli.figures.turntables outputs/figures/nerf.webp <run folder of pds edit> …
+python -m pds_cli.figures.turntables outputs/figures/turntables.webp <run folder of pds edit> …
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pds_cli.runs import layout
 from pds_cli.scripts import check_words, run
 
 COLUMNS = 8
-TILE = 112
+TILE = 128
 
 
 def frames(path: Path) -> list[Image.Image]:

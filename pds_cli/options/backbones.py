@@ -19,7 +19,7 @@ from pds_cli.options.ranges import (
     whole,
 )
 from pds_cli.options.target import Target
-from pds_cli.options.verbs import DEVICES
+from pds_cli.options.verbs import DEVICES, PRECISIONS
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 OFFLOADS = ("none", "model", "sequential")
@@ -98,6 +98,10 @@ class EmbeddedConf(BackboneConf):
         "name of one in the package, or a folder that pds pretrain wrote", text=True
     )
     device: str = option("where the model is", choices=DEVICES, or_else="cuda:<number>")
+    precision: str = option(
+        "of the network's products; auto: bfloat16 where the device is quicker with it",
+        choices=PRECISIONS,
+    )
 
 
 @dataclass

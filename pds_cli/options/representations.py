@@ -148,6 +148,13 @@ class SplatsConf(Target):
         "steps after which those that have faded are moved to where something is; 0: never",
         range=EVERY,
     )
+    seeds: float = option(
+        "share of the Gaussians, the faintest, that are scattered as an edit begins", range=SHARE
+    )
+    explore: float = option(
+        "share of those fading in an edit that is scattered, not laid upon others", range=SHARE
+    )
+    reach: float = option("how far they are scattered, in radii of the region", range=POSITIVE)
     noise: float = option(
         "how far centres wander in the fit, as a part of what is published", range=NOT_NEGATIVE
     )

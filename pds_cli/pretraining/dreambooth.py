@@ -14,11 +14,11 @@ from torch import Tensor
 from pds_cli.backbones.base import Backbone, Text
 from pds_cli.backbones.embedded import EmbeddedBackbone
 from pds_cli.backbones.lora import add_lora
+from pds_cli.backbones.precision import mixed, prepare
 from pds_cli.backbones.sampling import sample
 from pds_cli.errors import UserError
 from pds_cli.files import write_text
 from pds_cli.pictures.files import read_picture, resize
-from pds_cli.pretraining.precision import mixed, prepare
 from pds_cli.training.trainer import Objective
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")

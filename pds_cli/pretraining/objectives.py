@@ -17,9 +17,9 @@ from pds_cli.backbones.embedded import (
     takes_camera,
 )
 from pds_cli.backbones.patch_autoencoder import PatchAutoencoder
+from pds_cli.backbones.precision import mixed, prepare
 from pds_cli.backbones.schedule import Schedule
 from pds_cli.pictures.captioned import CaptionedImages
-from pds_cli.pretraining.precision import mixed, prepare
 from pds_cli.runs.checkpoint import under, with_prefix
 from pds_cli.training.trainer import Objective
 

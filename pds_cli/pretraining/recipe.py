@@ -18,6 +18,7 @@ from torch import Tensor
 
 from pds_cli.backbones.base import resolve_device
 from pds_cli.backbones.embedded import INDEX, EmbeddedBackbone, EmbeddedInstructModel, folder_of
+from pds_cli.backbones.precision import resolve_precision
 from pds_cli.backbones.sampling import ddim, noise
 from pds_cli.backbones.schedule import Schedule
 from pds_cli.errors import UserError
@@ -45,7 +46,6 @@ from pds_cli.pretraining.objectives import (
     DenoisingObjective,
     InstructObjective,
 )
-from pds_cli.pretraining.precision import resolve_precision
 from pds_cli.progress import Progress
 from pds_cli.runs.folder import RunFolder
 from pds_cli.runs.settings import fingerprint

@@ -37,7 +37,7 @@ class FigurineScene(Scene):
         figure: Mapping[str, str] | None = None,
         camera: Mapping[str, Any] | None = None,
         source_prompt: str | None = None,
-        size: int = 64,
+        size: int = 128,
     ) -> None:
         try:
             self.figure = Figure(**dict(figure or {}))

@@ -120,10 +120,14 @@ class ToyPainter:
         self.around, self.views, self.pairs = around, views, pairs
         self._renderer: Any = None
 
+    def described(self, index: int) -> tuple[dict[str, Any], Figure, OrbitCamera]:
+        """Its JSONL record, and what it shows."""
+        describe_one = describe_pair if self.pairs else describe
+        return describe_one(self.seed, index, self.around, self.views)
+
     def record(self, index: int) -> dict[str, Any]:
         """Its JSONL record, when its file is there, and its source's if it is an edit."""
-        describe_one = describe_pair if self.pairs else describe
-        record, figure, camera = describe_one(self.seed, index, self.around, self.views)
+        record, figure, camera = self.described(index)
         shown = {record["file"]: figure}
         if self.pairs:
             shown[record["source"]["file"]] = Figure(**record["source"]["figure"])
@@ -176,14 +180,20 @@ def make_dataset(
         the set is complete and nothing is rendered.
 
     Raises:
-        UserError: where PyVista is not installed.
+        UserError: where PyVista is not installed, or the folder holds pictures of another seed,
+            share or kind, or somebody's own.
     """
     index_file = folder / "captions.jsonl"
-    if index_file.exists():
-        with index_file.open(encoding="utf-8") as lines:
-            if sum(1 for _ in lines) == count:
-                return index_file
     painter, records = ToyPainter(folder, size, seed, around, views, pairs), []
+    if index_file.exists():
+        lines = index_file.read_text(encoding="utf-8").splitlines()
+        if lines and lines[0] != json.dumps(painter.described(0)[0], ensure_ascii=False):
+            raise UserError(
+                f"{folder} holds other pictures than data.seed, around, views and pairs ask for: "
+                "give another data.folder, or data.toybox=false if they are your own"
+            )
+        if len(lines) == count:
+            return index_file
     for i in range(count):
         records.append(json.dumps(painter.record(i), ensure_ascii=False))
         if on_image is not None:

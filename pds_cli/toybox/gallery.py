@@ -1,8 +1,8 @@
 """Pictures of the toybox by description: those that ship with the package, else rendered.
 
 The shipped ones are PNG files of square tiles, each with a JSON list of what its tiles show, so
-that the demo and the edit benchmark run where PyVista is not installed: `gallery` (64×64, the
-benchmark's pictures) and `gallery_views` (128×128, the posed views of the demo's figure).
+that the demo and the edit benchmark run where PyVista is not installed: `gallery` (the benchmark's
+pictures) and `gallery_views` (the posed views of the demo's figure), both 128×128.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def _renderer(size: int) -> Any:
     return ToyRenderer(size)
 
 
-def picture(figure: Figure, camera: OrbitCamera, size: int = 64) -> np.ndarray:
+def picture(figure: Figure, camera: OrbitCamera, size: int = 128) -> np.ndarray:
     """The picture as uint8 [size,size,3].
 
     Raises:
@@ -70,7 +70,7 @@ def picture(figure: Figure, camera: OrbitCamera, size: int = 64) -> np.ndarray:
     return _renderer(size).render(figure, camera) if found is None else found
 
 
-def picture_tensor(figure: Figure, camera: OrbitCamera, size: int = 64) -> Tensor:
+def picture_tensor(figure: Figure, camera: OrbitCamera, size: int = 128) -> Tensor:
     """The picture as float [3,size,size] in [0,1]; raises what `picture` raises."""
     import torch
 
@@ -78,7 +78,7 @@ def picture_tensor(figure: Figure, camera: OrbitCamera, size: int = 64) -> Tenso
 
 
 def write_gallery(
-    wanted: Iterable[tuple[Figure, OrbitCamera]], size: int = 64, name: str = "gallery"
+    wanted: Iterable[tuple[Figure, OrbitCamera]], size: int = 128, name: str = "gallery"
 ) -> Path:
     """Renders the pictures anew and writes them as a gallery of the package; returns the PNG."""
     tiles: dict[str, np.ndarray] = {}

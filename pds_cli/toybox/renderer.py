@@ -218,7 +218,7 @@ class ToyRenderer:
         (64, 64, 3)
     """
 
-    def __init__(self, size: int = 64, supersample: int = 3, multisamples: int = 8) -> None:
+    def __init__(self, size: int = 128, supersample: int = 3, multisamples: int = 8) -> None:
         self.size, self.supersample = size, supersample
         shapes = _Shapes()
         side = size * supersample

@@ -32,9 +32,9 @@ LR = {"lora": 1e-4, "full": 5e-6}
 def main(cfg: DictConfig) -> Path:
     """Trains, and writes the backbone; returns its folder."""
     from pds_cli.backbones.base import resolve_device
+    from pds_cli.backbones.precision import resolve_precision
     from pds_cli.instantiate import resolve_config
     from pds_cli.pretraining.components import check_backbone_target
-    from pds_cli.pretraining.precision import resolve_precision
     from pds_cli.runs.folder import RunFolder, environment
     from pds_cli.runs.settings import fingerprint, resumed
 

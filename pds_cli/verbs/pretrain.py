@@ -16,9 +16,9 @@ CONFIG = "pretrain"
 def main(cfg: DictConfig) -> Path:
     """Runs the recipe; returns the backbone folder."""
     from pds_cli.backbones.base import resolve_device
+    from pds_cli.backbones.precision import resolve_precision
     from pds_cli.instantiate import instantiate
     from pds_cli.pages.report import write_report
-    from pds_cli.pretraining.precision import resolve_precision
     from pds_cli.pretraining.recipe import pretrain
     from pds_cli.runs.folder import RunFolder, environment
     from pds_cli.runs.loggers import begin_logger

@@ -3,6 +3,11 @@
 Kheradmand et al., 3D Gaussian Splatting as Markov Chain Monte Carlo, arXiv 2404.09591: a Gaussian
 that has faded away is moved onto one that has not, and noise lets all of them wander, those that
 are faint the farthest. Shapes of tensors never change, so a run that was interrupted goes on.
+
+A text makes things grow where nothing was, and there no gradient reaches what is elsewhere: it
+would stretch its neighbours into spikes. So during an edit some Gaussians are scattered, faint,
+about those that the gradient pulls at. What is wanted there becomes opaque, the others fade and
+are scattered anew.
 """
 
 from __future__ import annotations
@@ -15,6 +20,7 @@ from torch import Tensor
 from pds_cli.views.poses import rotations
 
 DEAD = 0.005  # opacity at or below which a Gaussian is moved elsewhere (section 4.2)
+BORN = 0.02  # opacity of what is scattered: little is seen of it, and its gradient is not zero
 _MOST = 51  # copies of one Gaussian that are told apart, as published
 _NOISE = 5e5  # of `wander`, as published
 _SHARPNESS, _FAINT = 100.0, 0.995  # of the share of the noise that an opacity lets through
@@ -46,7 +52,11 @@ def shared(opacities: Tensor, copies: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def relocate(
-    parameters: dict[str, Tensor], optimizer: torch.optim.Optimizer, generator: torch.Generator
+    parameters: dict[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+    gone: Tensor | None = None,
+    pulled: bool = False,
 ) -> int:
     """Moves what has faded onto what has not; returns how many were moved.
 
@@ -57,28 +67,87 @@ def relocate(
         parameters: `means`, `scales` (logarithms), `quats`, `opacities` (logits) and what else
             copies take over, all with Gaussians first.
         generator: on the CPU.
+        gone: indices of those to move; None: all that have faded.
+        pulled: chances are opacities times how much the gradient pulls at the centres.
     """
-    opacities = torch.sigmoid(parameters["opacities"])
-    dead = opacities <= DEAD
-    alive = (~dead).nonzero()[:, 0]
-    gone = dead.nonzero()[:, 0]
-    if not len(gone) or not len(alive):
+    if gone is None:
+        gone = faded(parameters)
+    target = _drawn(parameters, optimizer, generator, len(gone), pulled)
+    if not len(target):
         return 0
-    chances = opacities[alive].double().cpu()
-    drawn = torch.multinomial(chances, len(gone), replacement=True, generator=generator)
-    target = alive[drawn.to(alive.device)]
+    opacities = torch.sigmoid(parameters["opacities"])
     copies = torch.bincount(target, minlength=len(opacities))[target] + 1
     each, scale = shared(opacities[target], copies)
     parameters["opacities"][target] = torch.logit(each.clamp(DEAD, 1 - 1e-6))
     parameters["scales"][target] += scale.log()[:, None]
     for values in parameters.values():
         values[gone] = values[target]
-    touched = torch.cat([gone, target])
+    _forget(parameters, optimizer, torch.cat([gone, target]))
+    return len(gone)
+
+
+@torch.no_grad()
+def scatter(
+    parameters: dict[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+    gone: Tensor,
+    reach: float,
+) -> None:
+    """Lets Gaussians begin anew, round and faint, about those that the gradient pulls at.
+
+    Each takes over the colour of one that is drawn as in `relocate`, and lies about it with a
+    standard deviation of `reach`; its own is a third of that.
+
+    Args:
+        parameters, generator: as in `relocate`. gone: indices. reach: in world units.
+    """
+    target = _drawn(parameters, optimizer, generator, len(gone), pulled=True)
+    if not len(target):
+        return
+    for values in parameters.values():
+        values[gone] = values[target]
+    means = parameters["means"]
+    means[gone] += torch.randn(len(gone), 3, generator=generator).to(means) * reach
+    parameters["scales"][gone] = math.log(reach / 3)
+    parameters["opacities"][gone] = math.log(BORN / (1 - BORN))
+    _forget(parameters, optimizer, gone)
+
+
+def faded(parameters: dict[str, Tensor]) -> Tensor:
+    """Indices of the Gaussians that have faded."""
+    return (torch.sigmoid(parameters["opacities"]) <= DEAD).nonzero()[:, 0]
+
+
+def _drawn(
+    parameters: dict[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+    count: int,
+    pulled: bool,
+) -> Tensor:
+    """Indices of so many Gaussians that have not faded; of none where all have."""
+    opacities = torch.sigmoid(parameters["opacities"])
+    alive = (opacities > DEAD).nonzero()[:, 0]
+    if not count or not len(alive):
+        return alive[:0]
+    chances = opacities[alive].double().cpu()
+    mean_gradient = optimizer.state.get(parameters["means"], {}).get("exp_avg")
+    if pulled and mean_gradient is not None:
+        pull = mean_gradient[alive].norm(dim=1).double().cpu()
+        chances = chances * pull if bool((chances * pull).sum() > 0) else chances
+    drawn = torch.multinomial(chances, count, replacement=True, generator=generator)
+    return alive[drawn.to(alive.device)]
+
+
+def _forget(
+    parameters: dict[str, Tensor], optimizer: torch.optim.Optimizer, touched: Tensor
+) -> None:
+    """Their moments begin anew."""
     for values in parameters.values():
         for moment in optimizer.state.get(values, {}).values():
             if isinstance(moment, Tensor) and moment.shape == values.shape:
                 moment[touched] = 0
-    return len(gone)
 
 
 @torch.no_grad()

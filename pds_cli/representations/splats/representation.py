@@ -20,7 +20,7 @@ from pds_cli.pictures.files import resize
 from pds_cli.pictures.ssim import ssim
 from pds_cli.representations.base import FitSettings
 from pds_cli.representations.spatial import Spatial, check_render_size
-from pds_cli.representations.splats.relocation import relocate, wander
+from pds_cli.representations.splats.relocation import faded, relocate, scatter, wander
 from pds_cli.representations.splats.start import points_about, seen_points, starting_points
 from pds_cli.scenes.base import Scene
 from pds_cli.scenes.saved import SavedScene
@@ -33,6 +33,7 @@ from pds_cli.views.poses import IDENTITY, Similarity
 from pds_cli.views.view import Rendering, View
 
 NAMES = ("means", "scales", "quats", "opacities", "sh0", "shN")
+_SETTLED = 0.8  # part of an edit after which what is scattered could neither grow nor fade
 STEP_SIZES = {
     "means": 1.6e-4, "scales": 5e-3, "quats": 1e-3, "opacities": 5e-2, "sh0": 2.5e-3,
     "shN": 2.5e-3 / 20,
@@ -70,6 +71,10 @@ class Splats(Spatial):
         opacity_cost, scale_cost: weights of the mean opacity and of the mean standard deviation
             (in radii of the region): what is not needed fades, and can be moved.
         relocate_every: steps between relocations; 0: never.
+        seeds: share of the Gaussians, the faintest, that are scattered as an edit begins.
+        explore: of those that fade during an edit, the share that is scattered about others
+            instead of laid upon them (`scatter`).
+        reach: how far about them, in radii of the region.
         noise: how far centres wander while the scene is fitted, as a part of what is published.
         initial: a run of the same scene with a 3D result, such as a fitted NeRF: Gaussians begin
             on what its cameras see; None: at the scene's points, or at random.
@@ -109,6 +114,9 @@ class Splats(Spatial):
         opacity_cost: float = 0.01,
         scale_cost: float = 0.01,
         relocate_every: int = 50,
+        seeds: float = 0.2,
+        explore: float = 0.7,
+        reach: float = 0.12,
         noise: float = 1.0,
         initial: str | None = None,
         parameters: Sequence[str] = SPLAT_PARAMETERS,
@@ -147,6 +155,8 @@ class Splats(Spatial):
         self.background_logit = torch.nn.Parameter(torch.zeros(3, device=device), learned)
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
         self.fitting = False
+        self._began = 0
+        self._progress: float | None = None  # of a distillation; a fit to pictures has none
         self._start: str | None = None
         self._source_of_edit: dict[str, Tensor] = {}
 
@@ -220,15 +230,17 @@ class Splats(Spatial):
 
     def begin_edit(self) -> None:
         """Centres no longer wander, and all harmonics are in use."""
-        self.fitting = False
+        self.fitting, self._progress = False, None
 
     def hold_source(self) -> None:
-        """What the anchor holds to, where there is one."""
+        """When the edit began, and what the anchor holds to where there is one."""
+        self._began = int(self.steps)
         if self.options["anchor"]:
             self._source_of_edit = {n: getattr(self, n).detach().clone() for n in NAMES}
 
     def penalty(self, view: View, progress: float, generator: torch.Generator) -> Tensor | None:
         """`anchor` times `moved`; None without an anchor."""
+        self._progress = progress
         return self.options["anchor"] * self.moved() if self._source_of_edit else None
 
     def moved(self) -> Tensor:
@@ -246,7 +258,7 @@ class Splats(Spatial):
 
     def fit_options(self) -> dict[str, Any]:
         """What shapes a fit, and where points were found."""
-        edit = ("render_size", "parameters", "anchor")
+        edit = ("render_size", "parameters", "anchor", "seeds", "explore", "reach")
         options = {k: v for k, v in self.options.items() if k not in edit}
         return options if self._start is None else {**options, "start": self._start}
 
@@ -254,13 +266,36 @@ class Splats(Spatial):
         """Moves what has faded, and lets the centres wander; random numbers follow the step."""
         self.steps += 1
         generator = torch.Generator().manual_seed(int(self.steps))
-        every = self.options["relocate_every"] if self.fitting or self._all_move() else 0
+        if not self.fitting:
+            if self._all_move():
+                self._move_in_edit(optimizer, generator)
+            return
+        every = self.options["relocate_every"]
         if every and int(self.steps) % every == 0:
-            relocate({name: getattr(self, name) for name in NAMES}, optimizer, generator)
-        if self.fitting and self.options["noise"]:
+            relocate(self._parameters_held(), optimizer, generator)
+        if self.options["noise"]:
             lr = float(optimizer.param_groups[0]["lr"]) * self.options["noise"]
             lr /= self.region.radius**2  # published for scenes of radius 1; covariances are areas
             wander(self.means, self.quats, self.scales, self.opacities, lr, generator)
+
+    def _parameters_held(self) -> dict[str, Tensor]:
+        return {name: getattr(self, name) for name in NAMES}
+
+    @torch.no_grad()
+    def _move_in_edit(self, optimizer: torch.optim.Optimizer, generator: torch.Generator) -> None:
+        """Scatters Gaussians as the edit begins, and then moves those that fade."""
+        held, options, age = self._parameters_held(), self.options, int(self.steps) - self._began
+        reach, every = options["reach"] * self.region.radius, options["relocate_every"]
+        grows = self._progress is not None and self._progress < _SETTLED
+        if every and grows and age == 1:
+            count = round(options["seeds"] * len(self.means))
+            faintest = self.opacities.argsort()[:count]
+            scatter(held, optimizer, generator, faintest, reach)
+        elif every and age % every == 0:
+            gone, share = faded(held), options["explore"] if grows else 0.0
+            anew = torch.rand(len(gone), generator=generator).to(self.means) < share
+            scatter(held, optimizer, generator, gone[anew], reach)
+            relocate(held, optimizer, generator, gone[~anew], pulled=True)
 
     def reconstruction_loss(
         self, pairs: Sequence[tuple[View, Tensor]], generator: torch.Generator
@@ -379,18 +414,20 @@ class Splats(Spatial):
 
 _OPTIONS = (
     "budget", "sh_degree", "sh_every", "background", "render_size", "antialias", "dssim",
-    "opacity_cost", "scale_cost", "relocate_every", "noise", "parameters", "anchor",
+    "opacity_cost", "scale_cost", "relocate_every", "seeds", "explore", "reach", "noise",
+    "parameters", "anchor",
 )  # fmt: skip
 
 
 def _check(options: Mapping[str, Any]) -> None:
     """UserError for a number out of its range."""
-    least = {"budget": 1, "sh_degree": 0, "sh_every": 1, "relocate_every": 0}
+    least: dict[str, float] = {"budget": 1, "sh_degree": 0, "sh_every": 1, "relocate_every": 0}
     least |= {"opacity_cost": 0, "scale_cost": 0, "noise": 0, "dssim": 0, "anchor": 0}
+    least |= {"seeds": 0, "explore": 0, "reach": 1e-6}
     for name, low in least.items():
         if not options[name] >= low:
             raise UserError(f"representation.{name}={options[name]} must be at least {low}")
-    for name, high in (("sh_degree", 3), ("dssim", 1)):
+    for name, high in (("sh_degree", 3), ("dssim", 1), ("seeds", 1), ("explore", 1)):
         if not options[name] <= high:
             raise UserError(f"representation.{name}={options[name]} must be at most {high}")
     unknown = [name for name in options["parameters"] if name not in SPLAT_PARAMETERS]
