@@ -128,7 +128,7 @@ def test_help_of_a_verb_names_its_groups_and_keys(pds: Callable, verb: Callable)
             ["backbone.offload=none", "[none | model |", "steps=7"],
         ),
         (["refine=sdedit"], ["refine.editor.strength=", "[renders | source]"]),
-        (["-p", "loss"], ["loss.identity=0.1"]),
+        (["-p", "loss"], ["loss.identity=0.02"]),
         (["experiment=paper/svg_dog"], ["prompt=a dog"]),
     ],
 )
