@@ -124,9 +124,9 @@ table-icons: into icons $(STAMP) ## quality on drawings: names of icons, and twe
 PRETRAIN = pretrain() { out=$$1; shift; if test -f $$out/run.json; then set -- resume=$$out; \
   else set -- "out=$$out" "$$@"; fi; echo "pds pretrain $$*"; $(BIN)/pds pretrain "$$@"; }; pretrain
 
-# Small pictures first, where the world and its words are learned quickly; then what is told of a
-# camera and the branch for 128 pixels alone, on what the UNet knows; then all of it. The decoder and
-# the probe are trained anew: the patches are larger, and there is more to see.
+# Small pictures first, where the world and its words are learned quickly; then the branch for 128
+# pixels alone, on what the UNet knows; then all of it. The decoder and the probe are trained anew:
+# the patches are larger, and there is more to see.
 TOYBOX_64 = into=outputs/toybox64
 TOYBOX_128 = into=outputs/toybox size=128 model.camera=true model.autoencoder.patch=8 \
   model.autoencoder.latent_channels=48 model.unet.fine_width=64 data.folder=outputs/data/toybox128 \
@@ -145,7 +145,7 @@ toybox: $(STAMP) ## render the toybox world and train its backbone (hours on a C
 	  denoise.steps=12000 denoise.lr=4e-4 denoise.warmup=200 \
 	  denoise.high_noise=0.3 denoise.high_noise_from=0
 
-toybox-instruct: into $(STAMP) ## train the toybox's model for editor=instruct_pix2pix (half an hour on one core)
+toybox-instruct: into $(STAMP) ## train the toybox's model for editor=instruct_pix2pix (an hour on one core)
 	@$(PRETRAIN) outputs/pretrain/instruct into=outputs/toybox_instruct init=toybox size=128 \
 	  data.pairs=true data.folder=outputs/data/toybox128_pairs data.images=7000 data.around=0.5 \
 	  'stages=[denoise]' adapter.rank=24 denoise.steps=3500 denoise.batch_size=16 denoise.lr=1e-3 \

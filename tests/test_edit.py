@@ -57,7 +57,7 @@ def result(folder: Path | str) -> tuple[bytes, str]:
 def test_an_edit_leaves_a_complete_run_folder(edit: Edit, loss: str, parametrisation: str) -> None:
     answer = edit(
         f"loss={loss}", f"representation.parametrisation={parametrisation}", "out=run",
-        "render_every=4",
+        "render_every=4", "scene.size=64",  # the tiny backbone's
     )  # fmt: skip
     assert answer.code == 0, answer.err
     run = Path("run")
@@ -89,7 +89,7 @@ def test_an_edit_leaves_a_complete_run_folder(edit: Edit, loss: str, parametrisa
     if parametrisation == "pixels":
         # Adam moves a pixel by about lr a step at first.
         moved = pixels(run / "exports/result.png") - pixels(run / "renders/source_front.png")
-        assert 0 < np.abs(moved).max() < 255 * 0.4
+        assert 0 < np.abs(moved).max() < 255 * 0.25
 
 
 @pytest.mark.parametrize(

@@ -243,7 +243,7 @@ def test_a_sweep_names_its_jobs_that_are_not_done(pds: Callable, tmp_path: Path)
 
 
 def test_a_real_edit_is_scored(pds: Callable, tmp_path: Path) -> None:
-    words = ["scene=figurine2d", "prompt=a photo of a robot", "steps=2", f"out={tmp_path}/run"]
+    words = ["scene=figurine2d", "prompt=a photo of a robot", "steps=8", f"out={tmp_path}/run"]
     assert pds("edit", *words).code == 0
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["memory_mb"] > 50
@@ -251,7 +251,7 @@ def test_a_real_edit_is_scored(pds: Callable, tmp_path: Path) -> None:
     assert done.code == 0, done.err
     row = results(tmp_path / "eval")["runs"][0]
     for key in ("lpips_source", "psnr_truth", "ssim_source"):
-        assert row[key] == pytest.approx(summary["metrics"][key], rel=0.02, abs=1e-3)
+        assert row[key] == pytest.approx(summary["metrics"][key], rel=0.02)
 
 
 def test_a_nerf_is_scored_for_its_consistency(
