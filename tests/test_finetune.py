@@ -55,7 +55,7 @@ def test_a_subject_is_learnt(
     pds: Callable, tiny_backbone: Path, pictures: Path, tmp_path: Path
 ) -> None:
     done = pds(
-        *words(pictures, f"backbone.model={tiny_backbone}", "steps=60", "lr=0.01", "out=run")
+        *words(pictures, f"backbone.model={tiny_backbone}", "steps=80", "lr=0.01", "out=run")
     )
     assert done.code == 0, done.err
     before = EmbeddedBackbone(str(tiny_backbone), device="cpu")

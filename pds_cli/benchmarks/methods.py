@@ -26,12 +26,13 @@ from pds_cli.options.catalogue import conf_dir
 from pds_cli.options.checks import validate
 from pds_cli.options.job import key_of
 from pds_cli.overrides import quoted_words
+from pds_cli.training.locating import AUTO
 from pds_cli.training.settings import with_recommended
 from pds_cli.training.stages import configured_editor
 
 BUDGET = ("steps", "lr", "lr_schedule")
 # All that an edit of a latent beside others can be told; the rest is the same for all of them.
-_KEYS = ("loss", "editor", "backbone", "guidance", "source_guidance", *BUDGET)
+_KEYS = ("loss", "editor", "backbone", "guidance", "source_guidance", "mask", *BUDGET)
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,11 @@ class Method:
         """All that makes it what it is, as plain values."""
         node = self.cfg.loss if self.cfg.editor._target_ is None else self.cfg.editor
         return dict(OmegaConf.to_container(node, resolve=True))  # type: ignore[arg-type]
+
+    @property
+    def located(self) -> bool:
+        """Whether an edit stays where the prompts disagree (`mask=auto`)."""
+        return self.cfg.mask is not None
 
     @property
     def budget(self) -> dict[str, Any]:
@@ -120,6 +126,8 @@ def _method(
         del cfg["hydra"]
     cfg.allow_modules = list(allow_modules)
     validate("edit", cfg)
+    if cfg.mask not in (None, AUTO):
+        raise UserError(f"mask={cfg.mask}: the cases share no mask; mask=auto finds one for each.")
     target = check_target("loss", cfg.loss._target_, allow_modules)
     if not issubclass(target, Loss):
         raise UserError(f"loss={choices['loss']} is for scenes of many views, not for pictures.")

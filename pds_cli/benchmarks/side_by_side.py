@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from pds_cli.backbones.base import Backbone
+from pds_cli.backbones.base import Backbone, Text
 from pds_cli.backbones.toybox_exact import ToyboxExact
 from pds_cli.benchmarks.toybox_scores import pictures
 from pds_cli.editors.base import Editor
@@ -25,6 +26,7 @@ from pds_cli.scenes.base import Scene
 from pds_cli.seeds import step_generator
 from pds_cli.toybox.cases import Case
 from pds_cli.training.distillation import EditObjective
+from pds_cli.training.locating import locate
 from pds_cli.training.trainer import Stage, Trainer
 from pds_cli.views.view import View
 
@@ -84,7 +86,8 @@ def edit_cases(
 ) -> tuple[Tensor, float]:
     """Edits every case with one method; returns the images [N,3,S,S] in [0,1] and the seconds.
 
-    S is the backbone's resolution. Chunks are independent runs of the trainer in
+    S is the backbone's resolution; with `located` each stays where its prompts disagree, as by
+    `mask=auto`. Chunks are independent runs of the trainer in
     `run.path/<number>`. With a `key` (what the result depends on, beside cases and options) a chunk
     that an interrupted run left there is taken over when its key is the same. With exact scores
     each case is a chunk, as it has pictures of its own.
@@ -101,7 +104,8 @@ def edit_cases(
             prior = _exact(part[0], backbone) if isinstance(backbone, ToyboxExact) else backbone
             started = time.monotonic()
             if isinstance(method, Editor):
-                images = _redraw_chunk(part, prior, method, seed=options.get("seed", 0))
+                named = {key: options[key] for key in ("seed", "located") if key in options}
+                images = _redraw_chunk(part, prior, method, **named)
             else:
                 images = _edit_chunk(part, prior, method, folder, **options)
             took = time.monotonic() - started
@@ -138,14 +142,18 @@ def _edit_chunk(
     lr: float,
     seed: int = 0,
     lr_schedule: str = "constant",
+    located: bool = False,
 ) -> Tensor:
     sources = pictures(cases, "source", backbone.resolution).to(backbone.device)
     with torch.no_grad():
         batch = LatentBatch(backbone.encode_image(sources), backbone)
+    scene = _Batch()
     prompts = [case.prompt for case in cases], [case.source_prompt for case in cases]
     loss.begin(backbone, prompt=prompts[0], source=prompts[1])
     texts = [backbone.encode_prompt(words) for words in prompts]
-    objective = EditObjective(_Batch(), batch, backbone, loss, *texts)
+    if located:
+        scene.limits = {"cases": _limits(sources, backbone, texts, seed)}
+    objective = EditObjective(scene, batch, backbone, loss, *texts)
     stage = Stage(
         "edit",
         objective,
@@ -157,11 +165,27 @@ def _edit_chunk(
     if trainer.run() != "done":
         raise KeyboardInterrupt  # what is half edited must not be taken for a result
     with torch.no_grad():
-        return batch.images().cpu()
+        images = batch.images()
+    if located:
+        images = torch.where(scene.limits["cases"] > 0.5, images, sources)
+    return images.cpu()
+
+
+def _limits(sources: Tensor, backbone: Backbone, texts: Sequence[Text], seed: int) -> Tensor:
+    """Where each source [N,3,S,S] may change, [N,1,S,S] of 0 and 1; see `locate`."""
+    generator = step_generator(seed, "mask", 0)
+    tgt, src = texts
+    found = locate(backbone, backbone.encode_image(sources), tgt, src, generator)
+    return F.interpolate(found, sources.shape[-2:], mode="nearest")
 
 
 def _redraw_chunk(
-    cases: Sequence[Case], backbone: Backbone, editor: Editor, *, seed: int
+    cases: Sequence[Case],
+    backbone: Backbone,
+    editor: Editor,
+    *,
+    seed: int = 0,
+    located: bool = False,
 ) -> Tensor:
     """What an editor makes of each case, without a loss."""
     sources = pictures(cases, "source", backbone.resolution).to(backbone.device)
@@ -169,4 +193,7 @@ def _redraw_chunk(
     editor.begin(prompt=prompts[0], source=prompts[1])
     texts = [backbone.encode_prompt(words) for words in prompts]
     generator = step_generator(seed, "editor", 0)
-    return editor.edit(backbone, sources, sources, *texts, generator=generator).cpu()
+    images = editor.edit(backbone, sources, sources, *texts, generator=generator)
+    if located:
+        images = torch.where(_limits(sources, backbone, texts, seed) > 0.5, images, sources)
+    return images.cpu()

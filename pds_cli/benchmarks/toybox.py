@@ -170,7 +170,8 @@ class EditBenchmark:
             key["exact"] = backbone.settings
         if isinstance(own := getattr(made, "model", None), torch.nn.Module):
             key["own_weights"] = _weights(own)
-        return edit_cases(cases, backbone, made, run, key=key, seed=seed, **chosen.budget)
+        options = {"seed": seed, "located": chosen.located, **chosen.budget}
+        return edit_cases(cases, backbone, made, run, key=key, **options)
 
     def _pictures(self, size: int) -> tuple[Tensor, Tensor]:
         """Sources and true edits [N,3,size,size] of the cases."""

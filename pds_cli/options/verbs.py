@@ -114,7 +114,10 @@ class EditConfig(ResumableConfig):
     )
     early_stop: EarlyStopConf = option("when the edit ends before its steps do", EarlyStopConf)
     mask: str | None = option(
-        "picture, or folder of one a view, whose white may change; null: all may", None, text=True
+        "picture or folder of one a view: white may change; auto: found; null: all may",
+        None,
+        text=True,
+        or_else="auto",
     )
     mask_box: Any = option(
         "of a 3D scene: corners x,y,z,x,y,z of what may change; null: all may",

@@ -38,17 +38,19 @@ class Still:
 
 @dataclass(frozen=True)
 class ViewPanel:
-    """One view: what the slider compares, the true edit, and the frames between."""
+    """One view: what the slider compares, the true edit, the mask, and the frames between."""
 
     name: str
     before: Still | None
     after: Still | None
     truth: Still | None
+    mask: Still | None
     film: list[Still]
 
     @property
     def stills(self) -> list[Still]:
-        return [still for still in (self.before, self.after, self.truth) if still is not None]
+        found = (self.before, self.after, self.truth, self.mask)
+        return [still for still in found if still is not None]
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,8 @@ def _panel(run: RunRecord, view: str) -> ViewPanel | None:
         for frame in subsample(frames, MOST_FRAMES)
         if (found := picture(frame.path, THUMBNAIL))
     ]
-    panel = ViewPanel(clean(view), before, after, truth, film)
+    mask = _still("White may change", run.path / layout.MASKS / f"{view}.png")
+    panel = ViewPanel(clean(view), before, after, truth, mask, film)
     return panel if panel.stills or film else None
 
 

@@ -69,6 +69,20 @@ def save_views(
     return mean_scores(rows)
 
 
+def save_masks(run: RunFolder, limits: Mapping[str, Tensor]) -> None:
+    """Writes where each view was allowed to change, in white, as `mask=<folder>` takes it.
+
+    limits: as `Scene.limits`; of those that are found as they are asked for, the ones that were.
+    """
+    from pds_cli.pictures.sheets import save_image
+
+    known = getattr(limits, "found", limits)
+    for name, limit in known.items():
+        folder = run.path / layout.MASKS
+        folder.mkdir(parents=True, exist_ok=True)
+        save_image(limit, folder / f"{name}.png")
+
+
 def mean_scores(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """The mean of each score over the rows that have it."""
     names = dict.fromkeys(name for row in rows for name in row)

@@ -28,6 +28,7 @@ RESULT_3D = Path(EXPORTS, "result.safetensors")  # a 3D scene, whatever its repr
 CAMERAS = Path(EXPORTS, "cameras.json")
 RESULT_PICTURE = Path(EXPORTS, "result.png")
 RESULT_DRAWING = Path(EXPORTS, "result.svg")
+MASKS = Path(EXPORTS, "masks")  # folder: where views were allowed to change, as mask= takes it
 ANIMATION = Path(EXPORTS, "animation.svg")
 TURNTABLE = Path(EXPORTS, "turntable.gif")  # and .mp4
 TURNTABLE_BEFORE = Path(EXPORTS, "turntable_before.gif")

@@ -20,6 +20,8 @@ from pds_cli.training.chains import started
 from pds_cli.training.settings import chosen, resolved
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from pds_cli.backbones.base import Backbone
     from pds_cli.representations.base import Representation
     from pds_cli.runs.folder import RunFolder
@@ -96,6 +98,7 @@ def prepare(cfg: DictConfig, run: RunFolder) -> Edit:
     from pds_cli.backbones.base import resolve_device, warn_unknown_words
     from pds_cli.instantiate import instantiate
     from pds_cli.scenes.limits import read_limits
+    from pds_cli.training.locating import AUTO
     from pds_cli.training.prompts import angles_of_views, words_of_views
     from pds_cli.training.stages import Parts, edit_stages
     from pds_cli.training.trainer import check_optimizer
@@ -117,15 +120,46 @@ def prepare(cfg: DictConfig, run: RunFolder) -> Edit:
     representation = instantiate(
         "representation", cfg.representation, scene, backbone, allow_modules=allow
     )
-    scene.limits = read_limits(cfg.mask, cfg.mask_box, scene)  # of views as they are drawn
+    auto = cfg.mask == AUTO
+    mask = None if auto else cfg.mask
+    scene.limits = read_limits(mask, cfg.mask_box, scene)  # of views as they are drawn
     scene, fitted = started(cfg, scene, representation)
     representation.hold_source()
+    if auto:
+        scene.limits = _located(cfg, scene, backbone, view_words, view_angles)
     stages = edit_stages(cfg, Parts(scene, representation, backbone, view_words, view_angles))
     trainer = _trainer(cfg, run, stages, logger)
     if cfg.resume and run.checkpoint.is_file():
         trainer.resume(rewind=False)  # a checkpoint that does not fit is refused before the fit
     told = (view_words, view_angles)
     return Edit(scene, backbone, representation, trainer, logger, *told, fitted)
+
+
+def _located(
+    cfg: DictConfig,
+    scene: Scene,
+    backbone: Backbone,
+    view_words: Mapping[str, str],
+    view_angles: Mapping[str, tuple[float, float]],
+) -> Mapping[str, Tensor]:
+    """Where views may change by `mask=auto`, within the limits that the scene has.
+
+    Raises:
+        UserError: there are no pictures to look at, or no words for what they show.
+    """
+    from pds_cli.training.locating import Located
+    from pds_cli.training.prompts import encoded_prompts
+
+    if all(view.image is None for view in scene.edit_views):
+        raise UserError("mask=auto looks at what the scene shows, and this one has no pictures")
+    if not scene.source_prompt:
+        raise UserError(
+            'mask=auto compares the prompt with what the scene shows: say that with source="…"'
+        )
+    prompts = encoded_prompts(cfg, scene.source_prompt, backbone, view_words, view_angles)
+    return Located(
+        scene.edit_views, backbone, prompts.tgt, prompts.src, scene.limits, seed=cfg.seed
+    )
 
 
 def _edit(cfg: DictConfig, run: RunFolder, edit: Edit) -> Path:
@@ -227,7 +261,7 @@ def _finish(
     status: str,
 ) -> None:
     """Final renders, strip, exports, metrics and summary."""
-    from pds_cli.results.outcome import save_views
+    from pds_cli.results.outcome import save_masks, save_views
     from pds_cli.runs.folder import peak_memory
     from pds_cli.training.prompts import spread
 
@@ -235,6 +269,7 @@ def _finish(
     truths = scene.ground_truth_views(cfg.prompt + cfg.suffix)  # as the backbone read it
     metrics = save_views(run, representation, scene.edit_views, truths) | representation.changes()
     representation.export(run.path / layout.EXPORTS)
+    save_masks(run, scene.limits)
     _film(cfg, run, representation, layout.TURNTABLE)
     run.write_json(
         layout.SUMMARY,
