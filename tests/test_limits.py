@@ -172,6 +172,29 @@ def test_a_gradient_is_nothing_where_nothing_may_change(
     assert bool((grad[..., :8].abs().amax((0, 1)) > 0).all())
 
 
+def test_outside_a_render_is_held_to_its_source(tiny_components: Any, tmp_path: Path) -> None:
+    """θ are pixels, moved away: outside of the mask its gradient is how far it went."""
+    torch.manual_seed(0)
+    backbone = EmbeddedBackbone.of(tiny_components)
+    scene = ImageScene(picture(tmp_path / "a.png", 64, 64), "a man")
+    limit = torch.zeros(1, 64, 64)
+    limit[:, :, :32] = 1
+    representation = ImageRepresentation(scene, backbone, parametrisation="pixels")
+    scene.limits = {scene.views[0].name: limit}
+    away = 0.1 * torch.rand_like(representation.theta)
+    source = representation.theta.detach().clone()
+    representation.theta.data = source * 0.8 + away
+    texts = [backbone.encode_prompt([text]) for text in (ROBOT, "a photo of a man")]
+    objective = EditObjective(scene, representation, backbone, DDS(guidance=3.0), *texts)
+    scalar, _ = objective.loss(0, 0.0, torch.Generator().manual_seed(0))
+    scalar.backward()
+    grad = representation.theta.grad
+    assert grad is not None
+    gone = representation.theta.detach() - source
+    torch.testing.assert_close(grad[..., 32:], gone[..., 32:], rtol=1e-4, atol=1e-5)
+    assert float((grad - gone)[..., :32].abs().min()) > 0
+
+
 def test_what_limits_nothing_is_refused(tmp_path: Path) -> None:
     picture(tmp_path / "a.png")
     scene = ImageScene(tmp_path / "a.png", "a man")

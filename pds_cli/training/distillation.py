@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pds_cli.backbones.base import Backbone, Text
@@ -92,12 +93,15 @@ class EditObjective(Objective):
         self, view: View, progress: float, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, float]]:
         """A scalar with the gradient at one view, and what is logged of it."""
-        x0 = self.target_latent(view)
+        x0, image = self._latent_and_render(view)
         out = self._distil(view, x0.detach(), progress, generator)
         grad = out.grad.reshape(self.batch_size, *x0.shape).mean(0)
-        if (limit := self.limits.get(view.name)) is not None:
+        limit = self.limits.get(view.name)
+        if limit is not None:
             grad = grad * places(limit, *grad.shape[-2:]).to(grad)
         scalar = inject(x0, grad)
+        if limit is not None and image is not None and view.image is not None:
+            scalar = scalar + _held(image, view.image, limit)
         logs = {k: v for k, v in out.logs.items() if k != "grad_norm"}
         logs = {"loss": float(scalar.detach()), **logs}
         penalty = self.representation.penalty(view, progress, generator)
@@ -143,14 +147,18 @@ class EditObjective(Objective):
 
     def target_latent(self, view: View) -> Tensor:
         """x_0^tgt [N,C,h,w] of the present θ, with a graph."""
+        return self._latent_and_render(view)[0]
+
+    def _latent_and_render(self, view: View) -> tuple[Tensor, Tensor | None]:
+        """x_0^tgt, and the render [N,3,H,W] that it is of; None where θ is a latent itself."""
         latent = self.representation.render_latent(view)
         if latent is not None:
-            return latent
+            return latent, None
         image = self.representation.render(view)
         # The source's shape decides, so that both latents have the same, whatever g renders at.
         shape = (image if view.image is None else view.image).shape[-2:]
         size = self.backbone.image_size(*shape)
-        return self.backbone.encode_image(resize(image, *size, clamp=False))
+        return self.backbone.encode_image(resize(image, *size, clamp=False)), image
 
     @torch.no_grad()
     def source_latent(self, view: View) -> Tensor:
@@ -194,3 +202,15 @@ class EditObjective(Objective):
         self.distillation.load_state_dict(under(LEARNT, state))
         own = {k: v for k, v in state.items() if not k.startswith(f"{LEARNT}.")}
         self.representation.load_state_dict(own)
+
+
+def _held(render: Tensor, source: Tensor, limit: Tensor) -> Tensor:
+    """½ Σ |render − source|² over the pixels of a view that an edit may not change.
+
+    Pixels of NeRFs and splats share parameters: what an edit moves for one view shows in others,
+    and nothing else would bring it back there.
+    """
+    size = render.shape[-2:]
+    outside = 1 - F.interpolate(limit[None].to(render), size, mode="nearest")
+    wanted = resize(source[None].to(render), *size)
+    return 0.5 * ((render - wanted) * outside).square().sum()
