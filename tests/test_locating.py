@@ -21,6 +21,7 @@ from pds_cli.benchmarks.side_by_side import edit_cases
 from pds_cli.benchmarks.toybox_scores import pictures
 from pds_cli.errors import UserError
 from pds_cli.losses.dds import DDS
+from pds_cli.results.outcome import save_masks
 from pds_cli.runs.folder import RunFolder
 from pds_cli.toybox.cases import FIGURES, make_case
 from pds_cli.training.locating import Located, locate
@@ -157,3 +158,8 @@ def test_a_benchmark_keeps_each_case_to_its_own_place(tiny_backbone: Path, tmp_p
     assert all(0.1 < float(part.float().mean()) < 0.99 for part in same)
     with pytest.raises(UserError, match="share no mask"):
         method("dds", ["loss=dds", "mask=a.png"])
+
+
+def test_a_mask_of_a_photo_in_a_folder_is_written_there(tmp_path: Path) -> None:
+    save_masks(RunFolder(tmp_path), {"left/f0": torch.ones(1, 4, 6)})
+    assert Image.open(tmp_path / "exports/masks/left/f0.png").size == (6, 4)

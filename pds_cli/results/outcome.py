@@ -78,9 +78,9 @@ def save_masks(run: RunFolder, limits: Mapping[str, Tensor]) -> None:
 
     known = getattr(limits, "found", limits)
     for name, limit in known.items():
-        folder = run.path / layout.MASKS
-        folder.mkdir(parents=True, exist_ok=True)
-        save_image(limit, folder / f"{name}.png")
+        path = run.path / layout.MASKS / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)  # names of photos may have folders
+        save_image(limit, path)
 
 
 def mean_scores(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
