@@ -55,7 +55,7 @@ def test_a_subject_is_learnt(
     pds: Callable, tiny_backbone: Path, pictures: Path, tmp_path: Path
 ) -> None:
     done = pds(
-        *words(pictures, f"backbone.model={tiny_backbone}", "steps=60", "lr=0.01", "out=run")
+        *words(pictures, f"backbone.model={tiny_backbone}", "steps=120", "lr=0.01", "out=run")
     )
     assert done.code == 0, done.err
     before = EmbeddedBackbone(str(tiny_backbone), device="cpu")
@@ -63,7 +63,7 @@ def test_a_subject_is_learnt(
     assert list(before.unknown_words(SUBJECT)) == ["sks"] and not after.unknown_words(SUBJECT)
     images = read_pictures(str(pictures), 64)
     assert images.shape == (3, 3, 64, 64)
-    assert error(after, images, SUBJECT) < 0.93 * error(before, images, SUBJECT)
+    assert error(after, images, SUBJECT) < 0.9 * error(before, images, SUBJECT)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["new_words"] == ["sks"] and summary["status"] == "done"
     assert (tmp_path / "run" / "samples.png").is_file()

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pds_cli.backbones.base import Backbone, Text
+from pds_cli.editors.base import encode
 from pds_cli.errors import UserError
 from pds_cli.losses.base import Loss, LossOutput, inject
 from pds_cli.losses.source_bank import SourceBank
@@ -16,7 +16,7 @@ from pds_cli.pictures.files import resize
 from pds_cli.representations.base import Representation
 from pds_cli.runs.checkpoint import under, with_prefix
 from pds_cli.scenes.base import Scene
-from pds_cli.scenes.limits import places
+from pds_cli.scenes.limits import places, within
 from pds_cli.seeds import step_generator
 from pds_cli.training.prompts import ViewPrompts
 from pds_cli.training.trainer import Idle, Objective
@@ -167,9 +167,7 @@ class EditObjective(Objective):
             if view.image is None:
                 found = self.representation.source_latent(view)
             else:
-                size = self.backbone.image_size(*view.image.shape[-2:])
-                image = resize(view.image[None].to(self.backbone.device), *size)
-                found = self.backbone.encode_image(image)
+                found = encode(self.backbone, view.image[None])
             self._sources[view.name] = found
         return self._sources[view.name]
 
@@ -210,7 +208,5 @@ def _held(render: Tensor, source: Tensor, limit: Tensor) -> Tensor:
     Pixels of NeRFs and splats share parameters: what an edit moves for one view shows in others,
     and nothing else would bring it back there.
     """
-    size = render.shape[-2:]
-    outside = 1 - F.interpolate(limit[None].to(render), size, mode="nearest")
-    wanted = resize(source[None].to(render), *size)
-    return 0.5 * ((render - wanted) * outside).square().sum()
+    wanted = resize(source[None].to(render), *render.shape[-2:])
+    return 0.5 * within(limit, torch.zeros_like(render), render - wanted).square().sum()

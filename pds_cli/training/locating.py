@@ -9,9 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pds_cli.backbones.base import Backbone, Text
-from pds_cli.pictures.files import resize
+from pds_cli.editors.base import encode
+from pds_cli.errors import UserError
+from pds_cli.scenes.base import Scene
 from pds_cli.seeds import step_generator
-from pds_cli.training.prompts import ViewPrompts
+from pds_cli.training.prompts import Prompts, ViewPrompts
 from pds_cli.views.view import View
 
 AUTO = "auto"
@@ -51,6 +53,21 @@ def locate(
     above = found > _THRESHOLD * found.mean((1, 2, 3), keepdim=True)
     above |= (found == 0).all(-1, keepdim=True).all(-2, keepdim=True)
     return F.max_pool2d(above.to(x0), 3, 1, 1)
+
+
+def located(scene: Scene, backbone: Backbone, prompts: Prompts, seed: int) -> Mapping[str, Tensor]:
+    """Where views may change by `mask=auto`, within the limits that the scene has.
+
+    Raises:
+        UserError: there are no pictures to look at, or no words for what they show.
+    """
+    if all(view.image is None for view in scene.edit_views):
+        raise UserError("mask=auto looks at what the scene shows, and this one has no pictures")
+    if not scene.source_prompt:
+        raise UserError(
+            'mask=auto compares the prompt with what the scene shows: say that with source="…"'
+        )
+    return Located(scene.edit_views, backbone, prompts.tgt, prompts.src, scene.limits, seed)
 
 
 class Located(Mapping[str, Tensor]):
@@ -93,8 +110,7 @@ class Located(Mapping[str, Tensor]):
         image = view.image
         assert image is not None
         height, width = image.shape[-2:]
-        size = self._backbone.image_size(height, width)
-        x0 = self._backbone.encode_image(resize(image[None].to(self._backbone.device), *size))
+        x0 = encode(self._backbone, image[None])
         generator = step_generator(self._seed, "mask", self._numbers[view.name])
         places = locate(self._backbone, x0, *self._texts(view), generator)
         limit = F.interpolate(places.float(), (height, width), mode="nearest")[0].cpu()

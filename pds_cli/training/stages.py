@@ -15,6 +15,7 @@ from pds_cli.representations.base import Representation
 from pds_cli.scenes.base import Scene
 from pds_cli.training.dataset_update import DatasetUpdateObjective
 from pds_cli.training.distillation import EditObjective
+from pds_cli.training.locating import AUTO, located
 from pds_cli.training.one_shot import EditorObjective
 from pds_cli.training.prompts import Prompts, encoded_prompts
 from pds_cli.training.trainer import EarlyStop, Objective, Stage, configured_optimizer
@@ -36,7 +37,7 @@ class Parts:
 
 
 def edit_stages(cfg: DictConfig, parts: Parts) -> list[Stage]:
-    """The stages that `pds edit` runs after a fit.
+    """The stages that `pds edit` runs after a fit; with `mask=auto` the scene gets its limits.
 
     Args:
         cfg: the configuration, its interpolations and recommendations filled in.
@@ -46,6 +47,8 @@ def edit_stages(cfg: DictConfig, parts: Parts) -> list[Stage]:
     """
     told = (parts.view_words, parts.view_angles)
     prompts = encoded_prompts(cfg, parts.scene.source_prompt, parts.backbone, *told)
+    if cfg.mask == AUTO:
+        parts.scene.limits = located(parts.scene, parts.backbone, prompts, cfg.seed)
     objective = _objective(cfg, parts, prompts)
     edit = Stage(
         objective.name,

@@ -20,8 +20,6 @@ from pds_cli.training.chains import started
 from pds_cli.training.settings import chosen, resolved
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from pds_cli.backbones.base import Backbone
     from pds_cli.representations.base import Representation
     from pds_cli.runs.folder import RunFolder
@@ -120,46 +118,16 @@ def prepare(cfg: DictConfig, run: RunFolder) -> Edit:
     representation = instantiate(
         "representation", cfg.representation, scene, backbone, allow_modules=allow
     )
-    auto = cfg.mask == AUTO
-    mask = None if auto else cfg.mask
+    mask = None if cfg.mask == AUTO else cfg.mask  # auto: the stages find it
     scene.limits = read_limits(mask, cfg.mask_box, scene)  # of views as they are drawn
     scene, fitted = started(cfg, scene, representation)
     representation.hold_source()
-    if auto:
-        scene.limits = _located(cfg, scene, backbone, view_words, view_angles)
     stages = edit_stages(cfg, Parts(scene, representation, backbone, view_words, view_angles))
     trainer = _trainer(cfg, run, stages, logger)
     if cfg.resume and run.checkpoint.is_file():
         trainer.resume(rewind=False)  # a checkpoint that does not fit is refused before the fit
     told = (view_words, view_angles)
     return Edit(scene, backbone, representation, trainer, logger, *told, fitted)
-
-
-def _located(
-    cfg: DictConfig,
-    scene: Scene,
-    backbone: Backbone,
-    view_words: Mapping[str, str],
-    view_angles: Mapping[str, tuple[float, float]],
-) -> Mapping[str, Tensor]:
-    """Where views may change by `mask=auto`, within the limits that the scene has.
-
-    Raises:
-        UserError: there are no pictures to look at, or no words for what they show.
-    """
-    from pds_cli.training.locating import Located
-    from pds_cli.training.prompts import encoded_prompts
-
-    if all(view.image is None for view in scene.edit_views):
-        raise UserError("mask=auto looks at what the scene shows, and this one has no pictures")
-    if not scene.source_prompt:
-        raise UserError(
-            'mask=auto compares the prompt with what the scene shows: say that with source="…"'
-        )
-    prompts = encoded_prompts(cfg, scene.source_prompt, backbone, view_words, view_angles)
-    return Located(
-        scene.edit_views, backbone, prompts.tgt, prompts.src, scene.limits, seed=cfg.seed
-    )
 
 
 def _edit(cfg: DictConfig, run: RunFolder, edit: Edit) -> Path:
