@@ -15,13 +15,19 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from pds_cli.backbones.embedded import CAMERA, EmbeddedBackbone, camera_features
+from pds_cli.benchmarks.side_by_side import edit_cases
+from pds_cli.config import composed
+from pds_cli.losses.dds import DDS
 from pds_cli.pictures.captioned import CaptionedImages
 from pds_cli.pretraining.components import build_components, load_components, save_components
 from pds_cli.pretraining.objectives import DenoisingObjective
 from pds_cli.runs.checkpoint import load_checkpoint
+from pds_cli.runs.folder import RunFolder
+from pds_cli.scenes.figurine import FigurineScene
 from pds_cli.scenes.toybox import ToyboxScene
+from pds_cli.toybox.cases import FIGURES, make_case
 from pds_cli.toybox.world import vocabulary
-from pds_cli.training.prompts import ViewDependentText, angles_of_views, encoded_prompts
+from pds_cli.training.prompts import ViewDependentText, angles_of_views, encoded_prompts, idle
 
 WORDS = [" ".join(vocabulary())]
 COLUMN = "class_embedding.linear_1.weight"
@@ -131,6 +137,34 @@ def test_each_view_is_told_its_own_camera(knowing: Any) -> None:
     seen = prompts.tgt.by_view[name].cond["camera"][0]
     torch.testing.assert_close(seen, camera_features(*angles[name]))
     assert angles_of_views(OmegaConf.create({"camera": False}), scene, backbone) == {}  # type: ignore[arg-type]
+
+
+def test_a_picture_whose_camera_is_known_is_told_too(knowing: Any) -> None:
+    backbone = EmbeddedBackbone.of(knowing)
+    scene = FigurineScene(camera={"azimuth": 20.0}, size=64)
+    options: Any = OmegaConf.create({"camera": True})
+    angles = angles_of_views(options, scene, backbone)
+    assert angles == {"front": (20.0, 14.0)}
+    told = {each.key for each in idle(composed("edit", ["prompt=x"]), {}, angles)}
+    assert {"view_prompts.enabled", "view_prompts.words"} <= told
+    assert "view_prompts.camera" not in told
+
+
+def test_a_benchmark_tells_each_case_its_camera(
+    knowing: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone, seen = EmbeddedBackbone.of(knowing), []
+    cases = [make_case("wizard hat", *FIGURES[k]) for k in range(2)]
+    asked = backbone.predict_eps
+
+    def watched(x_t: Tensor, t: Tensor, cond: Any) -> Tensor:
+        seen.append(cond["camera"])
+        return asked(x_t, t, cond)
+
+    monkeypatch.setattr(backbone, "predict_eps", watched)
+    edit_cases(cases, backbone, DDS(guidance=2.0), RunFolder(tmp_path), steps=1, lr=0.1)
+    cameras = [camera_features(c.camera.azimuth, c.camera.elevation) for c in cases]
+    torch.testing.assert_close(seen[0], torch.stack(cameras).repeat(len(seen[0]) // 2, 1))
 
 
 def test_an_edit_in_3d_tells_it(pds: Callable[..., Any], knowing: Any) -> None:

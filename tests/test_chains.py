@@ -34,7 +34,8 @@ def content(folder: str) -> dict[str, bytes]:
 @pytest.fixture
 def first(pds: Pds, tiny_backbone: Path) -> list[str]:
     """A finished edit of a picture in `first`; returns the words of another such."""
-    words = [f"backbone.model={tiny_backbone}", "render_every=0", "lr_schedule=constant", "steps=3"]
+    words = [f"backbone.model={tiny_backbone}", "render_every=0", "lr_schedule=constant",
+             "loss.schedule=uniform", "steps=3"]  # fmt: skip
     assert pds("edit", f"prompt={HAT}", *words, "out=first", "suffix=, at night").code == 0
     return words
 
@@ -110,7 +111,7 @@ def test_what_is_no_finished_edit_is_no_beginning(
 
 
 def test_more_steps_give_what_a_longer_run_gives(pds: Pds, first: list[str]) -> None:
-    words = [*first[:3], f"prompt={HAT}", "suffix=, at night", "checkpoint_every=2"]
+    words = [*first[:4], f"prompt={HAT}", "suffix=, at night", "checkpoint_every=2"]
     assert pds("edit", *words, "steps=7", "out=whole").code == 0
     fewer = pds("edit", "resume=first", "steps=2")
     assert fewer.code == 2 and "2 is less than its 3" in fewer.err
@@ -133,7 +134,7 @@ def test_more_steps_give_what_a_longer_run_gives(pds: Pds, first: list[str]) -> 
     [
         ("lr_schedule=cosine", "lr_schedule=cosine"),
         ("loss=pds_plus lr_schedule=constant", "loss.schedule=annealed"),
-        ("refine=sdedit lr_schedule=constant", "a refinement follows"),
+        ("refine=sdedit lr_schedule=constant loss.schedule=uniform", "a refinement follows"),
     ],
 )
 def test_a_run_that_depends_on_its_end_has_no_more_steps(

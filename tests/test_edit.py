@@ -57,7 +57,7 @@ def result(folder: Path | str) -> tuple[bytes, str]:
 def test_an_edit_leaves_a_complete_run_folder(edit: Edit, loss: str, parametrisation: str) -> None:
     answer = edit(
         f"loss={loss}", f"representation.parametrisation={parametrisation}", "out=run",
-        "render_every=4", "scene.size=64",  # the tiny backbone's
+        "render_every=4", "lr=0.04", "scene.size=64",  # the tiny backbone's
     )  # fmt: skip
     assert answer.code == 0, answer.err
     run = Path("run")
@@ -67,6 +67,7 @@ def test_an_edit_leaves_a_complete_run_folder(edit: Edit, loss: str, parametrisa
                (0, 4, 6))]  # fmt: skip
     wanted = {"run.json", "config.yaml", "environment.json", "metrics.jsonl", "summary.json",
               "report.html", "strip.png", "checkpoint.safetensors", "exports/result.png",
+              "exports/masks/front.png",
               *(f"renders/{name}.png" for name in renders)}  # fmt: skip
     assert {f for f in found if not f.startswith(".pds/") and not f.endswith(".log")} == wanted
     listed = set((run / ".pds/files.txt").read_text().splitlines())

@@ -323,6 +323,7 @@ def test_a_dataset_update_with_any_editor(
         (["editor=ddim_inversion", "editor.steps=0"], "editor.steps=0"),
         (["editor=photoshop"], "photoshop"),
         (["editor=ddpm_inversion", "editor.steps=5000"], "editor.steps=5000 is more than"),
+        (["refine=sdedit", "refine.editor.steps=5000"], "editor.steps=5000 is more than"),
         ([*POINTS, "editor=sdedit", "prompt=b"], "draws no images, which an editor needs"),
         (["editor.guidance=3"], "editor.guidance=3.0 needs an editor"),
         (["editor=instruct_pix2pix", "editor.model=/nowhere"], "/nowhere"),
@@ -334,3 +335,4 @@ def test_bad_words_get_a_sentence(
     found = pds("edit", f"prompt={ROBOT}", *words, f"out={tmp_path}/run")
     assert found.code == 2
     assert right in found.err and "Traceback" not in found.err
+    assert not (tmp_path / "run").exists()

@@ -19,12 +19,15 @@ from pds_cli.backbones.schedule import Schedule
 from pds_cli.benchmarks.methods import method
 from pds_cli.benchmarks.side_by_side import edit_cases
 from pds_cli.benchmarks.toybox_scores import pictures
+from pds_cli.config import composed
 from pds_cli.errors import UserError
 from pds_cli.losses.dds import DDS
+from pds_cli.reading import read_yaml
 from pds_cli.results.outcome import save_masks
 from pds_cli.runs.folder import RunFolder
 from pds_cli.toybox.cases import FIGURES, make_case
 from pds_cli.training.locating import Located, locate
+from pds_cli.training.settings import settle_mask
 from pds_cli.views.view import View
 
 ROBOT = "a photo of a robot"
@@ -70,6 +73,17 @@ def test_it_is_where_the_prompts_differ_and_one_place_about() -> None:
     assert bool(found[1].all())  # prompts that say the same limit nothing
 
 
+def test_what_changes_everywhere_is_not_limited() -> None:
+    """In the first picture the rest of the rows differ somewhat, too: none stays as it is."""
+    backbone = _Placed()
+    x0 = torch.rand(2, 3, 16, 16)
+    tgt, src = (backbone.encode_prompt([text] * 2) for text in ("8 9 10 11 12 13", "3"))
+    tgt.cond["said"][0] += 0.2
+    for everywhere in (0.1, None):
+        found = locate(backbone, x0, tgt, src, torch.Generator().manual_seed(0), everywhere)
+        assert bool(found[0].all()) == (everywhere is not None) and not bool(found[1].all())
+
+
 def test_limits_that_are_given_hold_besides() -> None:
     backbone = _Placed()
     given = torch.zeros(1, 32, 32)
@@ -101,6 +115,19 @@ def test_the_toybox_knows_where_its_edits_are() -> None:
         assert float(where.float().mean()) < 0.55, case.kind
 
 
+def test_a_floor_and_a_sky_are_found_whole() -> None:
+    prompts = ["a photo of a man on wood", "a photo of a robot on grass under a pink sky"]
+    case = make_case("wizard hat", *FIGURES[0])
+    backbone = EmbeddedBackbone("toybox")
+    x0 = backbone.encode_image(pictures([case] * 2, "source", 128))
+    tgt = backbone.encode_prompt(prompts)
+    src = backbone.encode_prompt(["a photo of a man"] * 2)
+    advice = composed("edit", ["backbone=toybox"]).backbone.recommended.mask_everywhere
+    wood, both = locate(backbone, x0, tgt, src, torch.Generator().manual_seed(0), advice)
+    assert bool(both.all())
+    assert bool(wood[:, 12:].all()) and not bool(wood[:, :2].any())
+
+
 def test_a_picture_is_edited_there_and_the_mask_can_be_given_again(
     pds: Callable[..., Any], stopping: Callable[[str, int], None], tiny_backbone: Path
 ) -> None:
@@ -108,7 +135,7 @@ def test_a_picture_is_edited_there_and_the_mask_can_be_given_again(
     Image.fromarray(pixels).save("a.png")
     words = ["edit", "scene=image", "scene.path=a.png", "source=a photo of a man",
              f"prompt={ROBOT}", f"backbone.model={tiny_backbone}", "steps=4", "lr=0.5",
-             "render_every=0", "device=cpu"]  # fmt: skip
+             "render_every=0", "device=cpu", "mask_everywhere=null"]  # fmt: skip
     answer = pds(*words, "mask=auto", "out=auto")
     assert answer.code == 0, answer.err
     mask = np.asarray(Image.open("auto/exports/masks/a.png").convert("L"))
@@ -124,6 +151,39 @@ def test_a_picture_is_edited_there_and_the_mask_can_be_given_again(
     whole = Path("auto/exports/result.png").read_bytes()
     assert Path("parts/exports/result.png").read_bytes() == whole
     assert Path("given/exports/result.png").read_bytes() == whole
+
+
+def test_a_mask_is_recommended_where_there_is_something_to_find(
+    pds: Callable[..., Any], tiny_backbone: Path
+) -> None:
+    pixels = np.zeros((64, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save("a.png")
+    words = ["edit", f"prompt={ROBOT}", f"backbone.model={tiny_backbone}", "steps=1",
+             "render_every=0", "device=cpu"]  # fmt: skip
+    photo = ["scene=image", "scene.path=a.png"]
+    drawn = ["scene=figurine2d", "scene.size=64"]
+    for k, (more, mask) in enumerate([
+        (drawn, "auto"),
+        ([*drawn, "mask=none"], None),
+        ([*drawn, "~backbone.recommended.image.mask"], None),
+        ([*photo, "source=a photo of a man"], "auto"),
+    ]):  # fmt: skip
+        answer = pds(*words, *more, f"out=run{k}")
+        assert answer.code == 0, answer.err
+        assert read_yaml(Path(f"run{k}/config.yaml"))["mask"] == mask, more
+        assert Path(f"run{k}/exports/masks").exists() == (mask is not None)
+        assert pds("edit", f"resume=run{k}").code == 0
+
+
+def test_no_mask_is_recommended_beside_a_box_nor_where_nothing_can_be_found() -> None:
+    for words, possible, mask in [
+        ([], True, "auto"), ([], False, None), (["mask=none"], True, None),
+        (["mask_box=[0,0,0,1,1,1]"], True, None), (["resume=run"], True, None),
+        (["mask=a.png"], False, "a.png"),
+    ]:  # fmt: skip
+        cfg = composed("edit", ["prompt=x", "+backbone.recommended.mask=auto", *words])
+        settle_mask(cfg, possible)
+        assert cfg.mask == mask, words
 
 
 def test_each_view_of_a_scene_has_its_own(pds: Callable[..., Any], tiny_backbone: Path) -> None:
@@ -150,7 +210,8 @@ def test_a_benchmark_keeps_each_case_to_its_own_place(tiny_backbone: Path, tmp_p
     cases = [make_case(kind, *FIGURES[0]) for kind in ("wizard hat", "add tree")]
     backbone = EmbeddedBackbone(str(tiny_backbone))
     made = method("dds", ["loss=dds", "mask=auto"])
-    assert made.located and not method("dds", ["loss=dds"]).located
+    assert made.where == {"located": True, "everywhere": 0.008}
+    assert not method("dds", ["loss=dds", "mask=none"]).where["located"]
     options: dict[str, Any] = {"steps": 2, "lr": 0.5, "seed": 0, "located": True}
     sources = pictures(cases, "source", backbone.resolution)
     images, _ = edit_cases(cases, backbone, DDS(guidance=3.0), RunFolder(tmp_path), **options)

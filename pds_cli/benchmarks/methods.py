@@ -27,12 +27,13 @@ from pds_cli.options.checks import validate
 from pds_cli.options.job import key_of
 from pds_cli.overrides import quoted_words
 from pds_cli.training.locating import AUTO
-from pds_cli.training.settings import with_recommended
+from pds_cli.training.settings import WHOLE, settle_mask, with_recommended
 from pds_cli.training.stages import configured_editor
 
 BUDGET = ("steps", "lr", "lr_schedule")
+_MASK = ("mask", "mask_everywhere")
 # All that an edit of a latent beside others can be told; the rest is the same for all of them.
-_KEYS = ("loss", "editor", "backbone", "guidance", "source_guidance", "mask", *BUDGET)
+_KEYS = ("loss", "editor", "backbone", "guidance", "source_guidance", *_MASK, *BUDGET)
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,10 @@ class Method:
         return dict(OmegaConf.to_container(node, resolve=True))  # type: ignore[arg-type]
 
     @property
-    def located(self) -> bool:
-        """Whether an edit stays where the prompts disagree (`mask=auto`)."""
-        return self.cfg.mask is not None
+    def where(self) -> dict[str, Any]:
+        """Whether an edit stays where the prompts disagree (`mask=auto`), and its other keys."""
+        located = self.cfg.mask is not None
+        return {"located": located, "everywhere": self.cfg.mask_everywhere if located else None}
 
     @property
     def budget(self) -> dict[str, Any]:
@@ -126,12 +128,13 @@ def _method(
         del cfg["hydra"]
     cfg.allow_modules = list(allow_modules)
     validate("edit", cfg)
-    if cfg.mask not in (None, AUTO):
+    if cfg.mask not in (None, AUTO, WHOLE):
         raise UserError(f"mask={cfg.mask}: the cases share no mask; mask=auto finds one for each.")
     target = check_target("loss", cfg.loss._target_, allow_modules)
     if not issubclass(target, Loss):
         raise UserError(f"loss={choices['loss']} is for scenes of many views, not for pictures.")
     made = Method(words, with_recommended(cfg, choices))
+    settle_mask(made.cfg, possible=True)
     if made.cfg.editor._target_ is None:
         made.build()  # a wrong option is said before anything is run; editors may load models
     return made

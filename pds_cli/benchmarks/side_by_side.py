@@ -87,7 +87,7 @@ def edit_cases(
     """Edits every case with one method; returns the images [N,3,S,S] in [0,1] and the seconds.
 
     S is the backbone's resolution; with `located` each stays where its prompts disagree, as by
-    `mask=auto`. Chunks are independent runs of the trainer in
+    `mask=auto`; `everywhere` is then as in `locate`. Chunks are independent runs of the trainer in
     `run.path/<number>`. With a `key` (what the result depends on, beside cases and options) a chunk
     that an interrupted run left there is taken over when its key is the same. With exact scores
     each case is a chunk, as it has pictures of its own.
@@ -104,7 +104,8 @@ def edit_cases(
             prior = _exact(part[0], backbone) if isinstance(backbone, ToyboxExact) else backbone
             started = time.monotonic()
             if isinstance(method, Editor):
-                named = {key: options[key] for key in ("seed", "located") if key in options}
+                kept = ("seed", "located", "everywhere")
+                named = {key: options[key] for key in kept if key in options}
                 images = _redraw_chunk(part, prior, method, **named)
             else:
                 images = _edit_chunk(part, prior, method, folder, **options)
@@ -143,6 +144,7 @@ def _edit_chunk(
     seed: int = 0,
     lr_schedule: str = "constant",
     located: bool = False,
+    everywhere: float | None = None,
 ) -> Tensor:
     sources = pictures(cases, "source", backbone.resolution).to(backbone.device)
     with torch.no_grad():
@@ -150,9 +152,9 @@ def _edit_chunk(
     scene = _Batch()
     prompts = [case.prompt for case in cases], [case.source_prompt for case in cases]
     loss.begin(backbone, prompt=prompts[0], source=prompts[1])
-    texts = [backbone.encode_prompt(words) for words in prompts]
+    texts = [_encoded(backbone, cases, words) for words in prompts]
     if located:
-        scene.limits = {"cases": _limits(sources, backbone, texts, seed)}
+        scene.limits = {"cases": _limits(sources, backbone, texts, seed, everywhere)}
     objective = EditObjective(scene, batch, backbone, loss, *texts)
     stage = Stage(
         "edit",
@@ -171,11 +173,27 @@ def _edit_chunk(
     return images.cpu()
 
 
-def _limits(sources: Tensor, backbone: Backbone, texts: Sequence[Text], seed: int) -> Tensor:
+def _encoded(backbone: Backbone, cases: Sequence[Case], prompts: Sequence[str]) -> Text:
+    """A prompt for each case, and where its camera is, as `pds edit` tells a backbone."""
+    texts = (backbone.encode_prompt([prompt]) for prompt in prompts)
+    if backbone.knows_cameras:
+        cameras = [case.camera for case in cases]
+        pairs = zip(texts, cameras, strict=True)
+        texts = (backbone.with_camera(text, c.azimuth, c.elevation) for text, c in pairs)
+    return Text.cat(list(texts))
+
+
+def _limits(
+    sources: Tensor,
+    backbone: Backbone,
+    texts: Sequence[Text],
+    seed: int,
+    everywhere: float | None,
+) -> Tensor:
     """Where each source [N,3,S,S] may change, [N,1,S,S] of 0 and 1; see `locate`."""
     generator = step_generator(seed, "mask", 0)
     tgt, src = texts
-    found = locate(backbone, backbone.encode_image(sources), tgt, src, generator)
+    found = locate(backbone, backbone.encode_image(sources), tgt, src, generator, everywhere)
     return F.interpolate(found, sources.shape[-2:], mode="nearest")
 
 
@@ -186,14 +204,16 @@ def _redraw_chunk(
     *,
     seed: int = 0,
     located: bool = False,
+    everywhere: float | None = None,
 ) -> Tensor:
     """What an editor makes of each case, without a loss."""
     sources = pictures(cases, "source", backbone.resolution).to(backbone.device)
     prompts = [[getattr(case, name) for case in cases] for name in ("prompt", "source_prompt")]
     editor.begin(prompt=prompts[0], source=prompts[1])
-    texts = [backbone.encode_prompt(words) for words in prompts]
+    texts = [_encoded(backbone, cases, words) for words in prompts]
     generator = step_generator(seed, "editor", 0)
     images = editor.edit(backbone, sources, sources, *texts, generator=generator)
     if located:
-        images = torch.where(_limits(sources, backbone, texts, seed) > 0.5, images, sources)
+        limits = _limits(sources, backbone, texts, seed, everywhere)
+        images = torch.where(limits > 0.5, images, sources)
     return images.cpu()

@@ -170,7 +170,7 @@ class EditBenchmark:
             key["exact"] = backbone.settings
         if isinstance(own := getattr(made, "model", None), torch.nn.Module):
             key["own_weights"] = _weights(own)
-        options = {"seed": seed, "located": chosen.located, **chosen.budget}
+        options = {"seed": seed, **chosen.where, **chosen.budget}
         return edit_cases(cases, backbone, made, run, key=key, **options)
 
     def _pictures(self, size: int) -> tuple[Tensor, Tensor]:

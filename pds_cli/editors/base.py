@@ -39,6 +39,15 @@ class Editor(ABC):
         """The diffusion prior that `edit` asks: the run's, unless the editor has its own."""
         return backbone
 
+    def check(self, backbone: Backbone) -> None:
+        """Called once, before anything is run: refuses what the backbone cannot do.
+
+        Raises:
+            UserError: an editor of more `steps` than it has timesteps.
+        """
+        if (steps := getattr(self, "steps", None)) is not None:
+            check_steps(steps, self.asks(backbone).schedule.num_train_timesteps)
+
     @abstractmethod
     def edit(
         self,

@@ -35,9 +35,8 @@ def main(argv: Sequence[str]) -> list[Path]:
     with tempfile.TemporaryDirectory() as scratch:
         for name in LOSSES:
             run, loss = RunFolder(Path(scratch) / name), method(name, [f"loss={name}"])
-            columns[METHODS[name]], _ = edit_cases(
-                cases, backbone, loss.build(), run, **loss.budget
-            )
+            options = {**loss.where, **loss.budget}
+            columns[METHODS[name]], _ = edit_cases(cases, backbone, loss.build(), run, **options)
     columns["ground truth"] = pictures(cases, "target", backbone.resolution)
     images = [column[row] for row in range(len(cases)) for column in columns.values()]
     sheet = contact_sheet(

@@ -114,10 +114,15 @@ class EditConfig(ResumableConfig):
     )
     early_stop: EarlyStopConf = option("when the edit ends before its steps do", EarlyStopConf)
     mask: str | None = option(
-        "picture or folder of one a view: white may change; auto: found; null: all may",
+        "picture or folder of one a view: white may change; null: what the backbone recommends",
         None,
         text=True,
-        or_else="auto",
+        or_else="auto, which finds it, or none",
+    )
+    mask_everywhere: float | None = option(
+        "of mask=auto: all may change where the rest disagrees by this much noise; null: never",
+        "${oc.select:backbone.recommended.mask_everywhere,null}",
+        range=POSITIVE,
     )
     mask_box: Any = option(
         "of a 3D scene: corners x,y,z,x,y,z of what may change; null: all may",

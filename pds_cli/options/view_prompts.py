@@ -71,7 +71,7 @@ class ViewPromptsConf:
         range=Range(0, 90),
     )
     camera: bool = option(
-        "tell a backbone that knows cameras of each view's own, in 3D scenes",
+        "tell a backbone that knows cameras from where a view looks, where that is known",
         _advised("camera", "true"),
     )
     words: ViewWordsConf = option("what is said; empty: nothing", ViewWordsConf)

@@ -120,15 +120,8 @@ class Representation(torch.nn.Module, ABC):
         raise NotImplementedError(f"{type(self).__name__} edits views that have an image")
 
     def show(self, view: View, image: Tensor) -> None:
-        """Sets θ so that the view shows `image` [1,3,H,W] in [0,1].
-
-        Raises:
-            UserError: where θ is no picture.
-        """
-        raise UserError(
-            "editor=… alone edits a picture, and this scene is none: use representation=image, "
-            "or loss=dataset_update beside it, which fits a scene to edited views"
-        )
+        """Sets θ so that the view shows `image` [1,3,H,W] in [0,1], where θ is a picture."""
+        raise NotImplementedError(f"{type(self).__name__} is no picture")
 
     def hold_source(self) -> None:
         """Called when θ is the source of an edit, in each process that works on the edit."""

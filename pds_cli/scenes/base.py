@@ -24,6 +24,9 @@ class Scene(ABC):
     """From the coordinates of what was captured to the scene's own."""
     front: float | str | None = None
     """Where the front of a 3D scene is, as `Compass.of` of `pds_cli.views.directions` takes it."""
+    angles: Mapping[str, tuple[float, float]] = MappingProxyType({})
+    """Azimuth and elevation in degrees, as of `Compass.angles`, that flat views look from, by their
+    names, where that is known."""
     sparse_points: tuple[Tensor, Tensor] | None = None
     """Places [N,3] on what is seen and their colours [N,3] in [0,1], where the capture has some."""
 

@@ -49,6 +49,7 @@ class FigurineScene(Scene):
         self.size = size
         self.source_prompt = source_prompt or caption(self.figure, [])
         self._views = [View("front", picture_tensor(self.figure, self.camera, size))]
+        self.angles = {"front": (self.camera.azimuth, self.camera.elevation)}
 
     @property
     def views(self) -> Sequence[View]:

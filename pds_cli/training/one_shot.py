@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pds_cli.backbones.base import Backbone, Text
 from pds_cli.editors.base import Editor, check_draws_images
+from pds_cli.errors import UserError
 from pds_cli.representations.base import Representation
 from pds_cli.scenes.base import Scene
 from pds_cli.scenes.limits import within
@@ -22,7 +23,7 @@ class EditorObjective(Objective):
     A stage of one step, for representations that hold pictures (`Representation.show`).
 
     Raises:
-        UserError: a backbone whose data are no images.
+        UserError: a backbone whose data are no images, or a representation that is no picture.
     """
 
     steps = 1
@@ -38,6 +39,11 @@ class EditorObjective(Objective):
         text_src: Text | None,
     ) -> None:
         check_draws_images(backbone, "an editor")
+        if getattr(type(representation), "show", None) is Representation.show:
+            raise UserError(
+                "editor=… alone edits a picture, and this scene is none: use representation=image, "
+                "or loss=dataset_update beside it, which fits a scene to edited views"
+            )
         self.views, self.limits = list(scene.edit_views), scene.limits
         self.representation, self.backbone, self.editor = representation, backbone, editor
         self.texts = ViewPrompts(backbone, text_tgt, text_src)

@@ -152,8 +152,10 @@ def angles_of_views(
     Raises:
         UserError: cameras that see no front together.
     """
-    told = backbone.knows_cameras and options.camera
-    return _angles(scene, "this backbone's cameras", "view_prompts.camera=false") if told else {}
+    if not (backbone.knows_cameras and options.camera):
+        return {}
+    found = _angles(scene, "this backbone's cameras", "view_prompts.camera=false")
+    return found or dict(scene.angles)
 
 
 def _angles(scene: Scene, what: str, off: str) -> dict[str, tuple[float, float]]:
@@ -185,7 +187,8 @@ def idle(
         keys = [*(f"view_prompts.{key}" for key in rest), *([] if view_angles else ["scene.front"])]
         return [*unknown, *(Idle(key, OFF) for key in keys)]
     if not view_words:
-        return [Idle("view_prompts", "a flat scene")]
+        keys = [f"view_prompts.{key}" for key in options_of(ViewPromptsConf) if key != "camera"]
+        return [Idle(key, "a flat scene") for key in (keys if view_angles else ["view_prompts"])]
     target = None if cfg.editor is None else cfg.editor._target_
     refined = OmegaConf.select(cfg, "refine.editor") is not None
     if target is None or refined:

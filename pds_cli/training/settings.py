@@ -20,6 +20,7 @@ from pds_cli.training.chains import begin_at
 METHOD = ("loss", "editor")
 # Whose options the run folder names, for reports and comparisons.
 GROUPS = ("scene", "representation", "backbone", "loss")
+WHOLE = "none"  # as a mask: all may change
 DEFAULTS = {"guidance": 7.5, "source_guidance": None, "steps": 500, "lr": 0.02}
 
 
@@ -74,6 +75,21 @@ def with_recommended(cfg: DictConfig, options: Mapping[str, str]) -> DictConfig:
         if key in cfg.loss and cfg.loss[key] is None:
             cfg.loss[key] = cfg[key]
     return resolve_config(cfg)
+
+
+def settle_mask(cfg: DictConfig, possible: bool) -> None:
+    """Puts the mask that the backbone recommends where nothing is said of one; `none` is null then.
+
+    A run that goes on has settled that before. A box in space is a limit by itself.
+
+    Args:
+        cfg: resolved; `cfg.mask` is changed.
+        possible: whether the scene has what `mask=auto` looks at.
+    """
+    if cfg.mask is None and possible and not cfg.resume and cfg.mask_box is None:
+        cfg.mask = OmegaConf.select(cfg, "backbone.recommended.mask")
+    if cfg.mask == WHOLE:
+        cfg.mask = None
 
 
 def _check_foreign(cfg: DictConfig) -> None:

@@ -48,7 +48,8 @@ def edit_stages(cfg: DictConfig, parts: Parts) -> list[Stage]:
     told = (parts.view_words, parts.view_angles)
     prompts = encoded_prompts(cfg, parts.scene.source_prompt, parts.backbone, *told)
     if cfg.mask == AUTO:
-        parts.scene.limits = located(parts.scene, parts.backbone, prompts, cfg.seed)
+        built = (parts.scene, parts.backbone, prompts)
+        parts.scene.limits = located(*built, cfg.seed, cfg.mask_everywhere)
     objective = _objective(cfg, parts, prompts)
     edit = Stage(
         objective.name,
@@ -69,6 +70,7 @@ def _objective(cfg: DictConfig, parts: Parts, prompts: Prompts) -> Objective:
     built = (parts.scene, parts.representation, parts.backbone)
     editor = configured_editor(cfg)
     if editor is not None:
+        editor.check(parts.backbone)
         editor.begin(**prompts.words)
     if issubclass(check_target("loss", cfg.loss._target_, allow), Objective):
         given = (*built, editor, prompts.tgt, prompts.src)
@@ -112,6 +114,7 @@ def refine_stage(cfg: DictConfig, parts: Parts, prompts: Prompts) -> Stage | Non
     if node is None or node.editor is None:
         return None
     editor: Editor = instantiate("editor", node.editor, allow_modules=list(cfg.allow_modules))
+    editor.check(parts.backbone)
     editor.begin(**prompts.words)
     objective = DatasetUpdateObjective(
         parts.scene,

@@ -17,7 +17,7 @@ from pds_cli.interrupts import raise_if_seen
 from pds_cli.options.job import choice, overrides, run_folder
 from pds_cli.runs import layout
 from pds_cli.training.chains import started
-from pds_cli.training.settings import chosen, resolved
+from pds_cli.training.settings import WHOLE, chosen, resolved, settle_mask
 
 if TYPE_CHECKING:
     from pds_cli.backbones.base import Backbone
@@ -34,6 +34,7 @@ def main(cfg: DictConfig) -> Path:
     """Runs an edit in its run folder; returns the path of the report."""
     from pds_cli.runs.folder import RunFolder, environment
     from pds_cli.runs.settings import fingerprint, resumed
+    from pds_cli.training.locating import unlocated
     from pds_cli.training.prompts import idle
     from pds_cli.training.remarks import remarks
 
@@ -46,7 +47,7 @@ def main(cfg: DictConfig) -> Path:
     else:
         objectives = [stage.objective for stage in edit.trainer.stages]
         built = (objectives, edit.representation)
-        words = idle(cfg, edit.view_words, edit.view_angles)
+        words = [*idle(cfg, edit.view_words, edit.view_angles), *unlocated(cfg.mask)]
         for remark in remarks(asked, overrides(), choice, *built, words):
             print(f"pds: {remark}", file=sys.stderr)
         facts = environment(str(edit.backbone.device), cfg.seed)
@@ -96,7 +97,7 @@ def prepare(cfg: DictConfig, run: RunFolder) -> Edit:
     from pds_cli.backbones.base import resolve_device, warn_unknown_words
     from pds_cli.instantiate import instantiate
     from pds_cli.scenes.limits import read_limits
-    from pds_cli.training.locating import AUTO
+    from pds_cli.training.locating import AUTO, can_be_located
     from pds_cli.training.prompts import angles_of_views, words_of_views
     from pds_cli.training.stages import Parts, edit_stages
     from pds_cli.training.trainer import check_optimizer
@@ -118,9 +119,10 @@ def prepare(cfg: DictConfig, run: RunFolder) -> Edit:
     representation = instantiate(
         "representation", cfg.representation, scene, backbone, allow_modules=allow
     )
-    mask = None if cfg.mask == AUTO else cfg.mask  # auto: the stages find it
+    mask = None if cfg.mask in (AUTO, WHOLE) else cfg.mask  # auto: the stages find it
     scene.limits = read_limits(mask, cfg.mask_box, scene)  # of views as they are drawn
     scene, fitted = started(cfg, scene, representation)
+    settle_mask(cfg, can_be_located(scene))
     representation.hold_source()
     stages = edit_stages(cfg, Parts(scene, representation, backbone, view_words, view_angles))
     trainer = _trainer(cfg, run, stages, logger)
@@ -133,10 +135,13 @@ def prepare(cfg: DictConfig, run: RunFolder) -> Edit:
 def _edit(cfg: DictConfig, run: RunFolder, edit: Edit) -> Path:
     from pds_cli.pages.report import counted, write_report
     from pds_cli.runs.loggers import begin_logger
+    from pds_cli.training.locating import AUTO
     from pds_cli.training.prompts import spread
 
     if edit.view_words:
         print(f"view prompts: {counted(spread(edit.view_words))}")
+    if cfg.mask == AUTO:
+        print("mask: auto, where the prompts differ; mask=none lets everything change")
     begin_logger(edit.logger)
     _fit(cfg, run, edit)
     trainer = edit.trainer
