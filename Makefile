@@ -244,10 +244,10 @@ table-nerf-a: $(STAMP)
 table-nerf-b: $(STAMP)
 	$(BIN)/pds compare benchmark=$(NERF) out=$(PAPER)/nerf 'benchmark.only=[dds,inversion2nerf,instruct_nerf2nerf]' $(WITH)
 
-table-nerf: table-nerf-a table-nerf-b ## the paper's table: edits in 3D by every method
+table-nerf: table-nerf-a table-nerf-b ## the paper's table: edits of NeRFs by every method
 	$(BIN)/pds compare benchmark=$(NERF) out=$(PAPER)/nerf $(WITH)
 
-figure-nerf: table-nerf paper-folder ## the paper in 3D: SDS, DDS and PDS, from eight sides
+figure-nerf: table-nerf paper-folder ## the paper on NeRFs: SDS, DDS and PDS, from eight sides
 	$(STRIPS) $(FIGURES)/nerf.webp $(PAPER)/nerf sds dds pds_refined
 
 figure-iterative-du: table-nerf paper-folder ## the paper's iterative dataset update beside PDS

@@ -135,7 +135,7 @@ def test_a_picture_is_edited_there_and_the_mask_can_be_given_again(
     Image.fromarray(pixels).save("a.png")
     words = ["edit", "scene=image", "scene.path=a.png", "source=a photo of a man",
              f"prompt={ROBOT}", f"backbone.model={tiny_backbone}", "steps=4", "lr=0.5",
-             "render_every=0", "device=cpu", "mask_everywhere=null"]  # fmt: skip
+             "render_every=0", "device=cpu", "mask_everywhere=1000"]  # fmt: skip
     answer = pds(*words, "mask=auto", "out=auto")
     assert answer.code == 0, answer.err
     mask = np.asarray(Image.open("auto/exports/masks/a.png").convert("L"))

@@ -199,7 +199,7 @@ def image(scores: Scores) -> Section:
 
 
 def nerf(scores: Scores) -> list[Section]:
-    """Edits of a scene in 3D, dataset update, and refinement: three figures and a table."""
+    """Edits of a NeRF, dataset update, and refinement: three figures and a table."""
     best = [
         *against(scores, NEARER, "pds", ["sds", "dds"], "lpips_truth"),
         *against(scores, FOLLOWS, "pds", ["dds"], "success"),
@@ -220,16 +220,15 @@ def nerf(scores: Scores) -> list[Section]:
     ]
     rows = score_table(scores, COLUMNS["nerf"])
     return [
-        Section("In 3D", "Four edits of the toy figure, seen from 16 sides, one seed. The paper's "
-                "scenes are NeRFs; this one is Gaussian splats, which a CPU edits sooner.",
+        Section("NeRFs", "Four edits of the toy figure, seen from 16 sides, one seed.",
                 "figures/paper/nerf.webp", "make figure-nerf table-nerf", rows, best),
-        Section("In 3D: iterative dataset update", "The same edits with DDPM inversion as the "
+        Section("NeRFs: iterative dataset update", "The same edits with DDPM inversion as the "
                 "editor (Inversion2NeRF), and with InstructPix2Pix (Instruct-NeRF2NeRF). The "
                 "latter's model was trained on true edits of the toybox "
                 "([toybox.md](toybox.md#a-model-that-edits-by-instruction)), as no other method "
                 "was and as the public one was not.", "figures/paper/iterative_du.webp",
                 "make figure-iterative-du", "", update),
-        Section("In 3D: refinement", "PDS before and after the refinement stage.",
+        Section("NeRFs: refinement", "PDS before and after the refinement stage.",
                 "figures/paper/refinement.webp", "make figure-refinement", "", refined),
     ]  # fmt: skip
 
@@ -272,9 +271,9 @@ seeds, lies on its side; *on average, within the noise* where only the mean does
 
 In two dimensions the settings are the paper's. Elsewhere every method runs at settings that \
 sweeps found for these backbones: on pictures those of [methods.md](methods.md#measured-pictures), \
-in 3D and on drawings those the backbone recommends ([splats.md](splats.md), [svg.md](svg.md)). \
-For PDS that is a fiftieth of the published ψ, on drawings a tenth ([pds.md](pds.md)), as the \
-noise schedule and the latents are not Stable Diffusion's.
+on NeRFs and drawings those the backbone recommends ([nerf.md](nerf.md), [svg.md](svg.md)). For \
+PDS that is a tenth of the published ψ ([pds.md](pds.md)), as the noise schedule and the latents \
+are not Stable Diffusion's.
 
 The whole takes somewhat more than an hour on two cores and goes on where it was when it was \
 interrupted. The drawings are fetched by npm, once.

@@ -120,8 +120,8 @@ class EditConfig(ResumableConfig):
         or_else="auto, which finds it, or none",
     )
     mask_everywhere: float | None = option(
-        "of mask=auto: all may change where the rest disagrees by this much noise; null: never",
-        "${oc.select:backbone.recommended.mask_everywhere,null}",
+        "of mask=auto: all may change where the rest disagrees so much; null: as recommended",
+        None,
         range=POSITIVE,
     )
     mask_box: Any = option(

@@ -21,7 +21,9 @@ METHOD = ("loss", "editor")
 # Whose options the run folder names, for reports and comparisons.
 GROUPS = ("scene", "representation", "backbone", "loss")
 WHOLE = "none"  # as a mask: all may change
-DEFAULTS = {"guidance": 7.5, "source_guidance": None, "steps": 500, "lr": 0.02}
+DEFAULTS = {
+    "guidance": 7.5, "source_guidance": None, "steps": 500, "lr": 0.02, "mask_everywhere": None,
+}  # fmt: skip
 
 
 def chosen(run: Path | None = None, init: str | None = None) -> dict[str, str]:
