@@ -175,12 +175,12 @@ def _edit_chunk(
 
 def _encoded(backbone: Backbone, cases: Sequence[Case], prompts: Sequence[str]) -> Text:
     """A prompt for each case, and where its camera is, as `pds edit` tells a backbone."""
-    texts = (backbone.encode_prompt([prompt]) for prompt in prompts)
-    if backbone.knows_cameras:
-        cameras = [case.camera for case in cases]
-        pairs = zip(texts, cameras, strict=True)
-        texts = (backbone.with_camera(text, c.azimuth, c.elevation) for text, c in pairs)
-    return Text.cat(list(texts))
+    text = backbone.encode_prompt(prompts)
+    if not backbone.knows_cameras:
+        return text
+    cameras = [case.camera for case in cases]
+    told = [(text[i : i + 1], c.azimuth, c.elevation) for i, c in enumerate(cameras)]
+    return Text.cat([backbone.with_camera(*each) for each in told])
 
 
 def _limits(

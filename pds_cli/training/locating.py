@@ -76,7 +76,7 @@ def _place(found: Tensor, everywhere: float | None) -> Tensor:
     inside = F.max_pool2d((found > least).to(found), 3, 1, 1)
     for _ in range(2):
         share = F.avg_pool2d(inside, 3, 1, 1, count_include_pad=False)
-        inside = torch.where(share > _GAP, torch.ones_like(inside), inside)
+        inside = inside.maximum((share > _GAP).to(inside))
     if everywhere is not None and (outside := found[inside == 0]).numel():
         inside = inside.maximum((outside.median() > everywhere).to(inside))
     return inside if inside.any() else torch.ones_like(inside)
